@@ -1,0 +1,240 @@
+//! The seam between the file system and the store: one bucket of objects.
+//!
+//! A [`Bucket`] does one request per call and tells the truth about it. Retrying, resuming and checking answers is the
+//! work of [`ReliableBucket`](crate::reliable::ReliableBucket), which is a bucket too. The name is not `ObjectStore`: that is the
+//! `object_store` crate's, whose paths cannot express every key.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::Stream;
+
+use crate::error::Result;
+use crate::key::{ByteRange, ContinuationToken, ETag, KeyPrefix, ObjectKey};
+
+/// The most keys and prefixes one listing page may hold (ListObjectsV2, `MaxKeys`).
+pub const MAX_PAGE_KEYS: u16 = 1000;
+
+/// The bytes of an object as they arrive, in order. An error ends the stream.
+pub type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send + 'static>>;
+
+/// One bucket of objects.
+///
+/// # Cancel safety
+/// Every call may be dropped at any time; nothing is changed at the store by those declared here.
+#[async_trait]
+pub trait Bucket: fmt::Debug + Send + Sync + 'static {
+    /// Which bucket this is, for messages and as part of a cache's key.
+    fn identity(&self) -> &BucketIdentity;
+
+    /// What this store does not do as S3 does.
+    fn traits(&self) -> BucketTraits;
+
+    /// Describes the object `key` without its bytes.
+    ///
+    /// # Errors
+    /// `NotFound`, `Forbidden`, and what the network gives.
+    async fn head(&self, key: &ObjectKey) -> Result<ObjectHead>;
+
+    /// Starts to read an object.
+    ///
+    /// Returns once the reply's headers are here; the bytes follow in the body. A range that reaches past the end of the object is
+    /// cut to it; one that begins at or past the end is `Invalid` (HTTP 416).
+    ///
+    /// # Errors
+    /// `NotFound`, `Forbidden`, `Archived`; `PreconditionFailed` if the object's ETag is not `if_match`.
+    async fn get(&self, request: GetRequest) -> Result<GetReply>;
+
+    /// Returns one page of names that begin with a prefix.
+    ///
+    /// # Errors
+    /// `NoSuchBucket`, `Forbidden`; `Corrupt` if the page is not whole.
+    async fn list(&self, request: ListRequest) -> Result<ListPage>;
+}
+
+/// Names a bucket among all buckets: two mounts with equal identities see the same objects.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct BucketIdentity {
+    /// The endpoint or kind of store: `https://s3.eu-west-1.amazonaws.com`, `file`, `memory`.
+    pub endpoint: Arc<str>,
+    /// The bucket as a person writes it: `s3://models`, `file:///srv/models`. Messages begin with it.
+    pub name: Arc<str>,
+}
+
+/// Where a store differs from general-purpose S3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BucketTraits {
+    /// Keys and common prefixes of a listing rise in byte order. S3 Express directory buckets do not sort.
+    pub ordered_listing: bool,
+}
+
+impl Default for BucketTraits {
+    fn default() -> Self {
+        Self { ordered_listing: true }
+    }
+}
+
+/// Seconds and nanoseconds since the Unix epoch, as the store gave them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Timestamp {
+    /// Whole seconds; negative before 1970.
+    pub secs: i64,
+    /// 0 to 999,999,999.
+    pub nanos: u32,
+}
+
+/// The tier an object is kept in. Unknown names are kept as [`StorageClass::Other`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[expect(missing_docs, reason = "the names are Amazon's own")]
+#[non_exhaustive]
+pub enum StorageClass {
+    #[default]
+    Standard,
+    ReducedRedundancy,
+    StandardIa,
+    OnezoneIa,
+    IntelligentTiering,
+    Glacier,
+    GlacierIr,
+    DeepArchive,
+    Outposts,
+    ExpressOnezone,
+    Other,
+}
+
+const STORAGE_CLASSES: [(StorageClass, &str); 11] = [
+    (StorageClass::Standard, "STANDARD"),
+    (StorageClass::ReducedRedundancy, "REDUCED_REDUNDANCY"),
+    (StorageClass::StandardIa, "STANDARD_IA"),
+    (StorageClass::OnezoneIa, "ONEZONE_IA"),
+    (StorageClass::IntelligentTiering, "INTELLIGENT_TIERING"),
+    (StorageClass::Glacier, "GLACIER"),
+    (StorageClass::GlacierIr, "GLACIER_IR"),
+    (StorageClass::DeepArchive, "DEEP_ARCHIVE"),
+    (StorageClass::Outposts, "OUTPOSTS"),
+    (StorageClass::ExpressOnezone, "EXPRESS_ONEZONE"),
+    (StorageClass::Other, "OTHER"),
+];
+
+impl StorageClass {
+    /// Reads Amazon's name of a class; a reply without one means STANDARD.
+    pub fn parse(name: &str) -> Self {
+        STORAGE_CLASSES.iter().find(|(_, n)| *n == name).map_or(Self::Other, |(class, _)| *class)
+    }
+
+    /// Amazon's name of the class.
+    pub fn as_str(self) -> &'static str {
+        STORAGE_CLASSES.iter().find(|(class, _)| *class == self).map_or("OTHER", |(_, name)| name)
+    }
+
+    /// Whether an object of this class must be restored before it can be read. (Intelligent-Tiering may archive too, which only
+    /// the GET tells.)
+    pub fn is_archive(self) -> bool {
+        matches!(self, Self::Glacier | Self::DeepArchive)
+    }
+}
+
+/// What a listing tells about an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectMeta {
+    /// Length in bytes.
+    pub size: u64,
+    /// Which version of the bytes; some S3-compatible servers leave it out of listings.
+    pub etag: Option<ETag>,
+    /// When the object was written.
+    pub last_modified: Timestamp,
+    /// The tier it is kept in.
+    pub storage_class: StorageClass,
+}
+
+/// What HEAD tells about an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectHead {
+    /// What a listing would tell.
+    pub meta: ObjectMeta,
+    /// The `Content-Type`.
+    pub content_type: Option<String>,
+    /// The `x-amz-version-id`, in a versioned bucket.
+    pub version_id: Option<String>,
+    /// The server-side encryption: `AES256`, `aws:kms`, ...
+    pub encryption: Option<String>,
+    /// Whether an archived object has a restored copy that can be read now.
+    pub restored: bool,
+    /// The `x-amz-meta-*` headers, by name in lower case without that beginning.
+    pub user_metadata: Vec<(String, String)>,
+}
+
+/// Which bytes of which version of an object.
+#[derive(Debug, Clone)]
+pub struct GetRequest {
+    /// The object.
+    pub key: ObjectKey,
+    /// The bytes wanted; `None` for all of them, which lets the store's checksum be verified.
+    pub range: Option<ByteRange>,
+    /// Refuse any other version.
+    pub if_match: Option<ETag>,
+}
+
+/// The headers of a GET, and its bytes.
+pub struct GetReply {
+    /// The object as it was when the reply began. `size` is that of the whole object.
+    pub meta: ObjectMeta,
+    /// The bytes that the body holds.
+    pub range: ByteRange,
+    /// The bytes.
+    pub body: BodyStream,
+}
+
+impl fmt::Debug for GetReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GetReply")
+            .field("meta", &self.meta)
+            .field("range", &self.range)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Which names a listing wants.
+#[derive(Debug, Clone)]
+pub struct ListRequest {
+    /// Only keys that begin with this.
+    pub prefix: KeyPrefix,
+    /// Roll up keys that have a `/` after the prefix into common prefixes.
+    pub delimiter: bool,
+    /// Only keys after this one in byte order; the first page alone. Not kept by unordered buckets.
+    pub start_after: Option<String>,
+    /// Go on where a page ended.
+    pub continuation: Option<ContinuationToken>,
+    /// At most this many keys and common prefixes, 1 to [`MAX_PAGE_KEYS`].
+    pub max_keys: u16,
+}
+
+impl ListRequest {
+    /// The first full page of the names directly below `prefix`.
+    pub fn directory(prefix: KeyPrefix) -> Self {
+        Self { prefix, delimiter: true, start_after: None, continuation: None, max_keys: MAX_PAGE_KEYS }
+    }
+}
+
+/// One object of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedObject {
+    /// Its whole key, prefix included.
+    pub key: ObjectKey,
+    /// What the listing tells about it.
+    pub meta: ObjectMeta,
+}
+
+/// One page of a listing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ListPage {
+    /// Objects, in byte order of their keys where the store sorts.
+    pub objects: Vec<ListedObject>,
+    /// Rolled-up keys, each ending in the delimiter, in byte order where the store sorts.
+    pub common_prefixes: Vec<KeyPrefix>,
+    /// Where the next page begins; `None` on the last.
+    pub next: Option<ContinuationToken>,
+}

@@ -1,0 +1,20 @@
+//! One S3 bucket as a trait, and what a file system must demand of it.
+//!
+//! [`Bucket`] is the seam: everything above it speaks of keys, ranges and pages, nothing above it
+//! knows HTTP, signing or retries. [`open::open`] turns a URL and a [`ClientConfig`] into a
+//! bucket with one retry loop, resumed bodies and checked answers around it.
+#![forbid(unsafe_code)]
+
+pub mod bucket;
+pub mod error;
+pub mod key;
+
+#[cfg(any(test, feature = "test-util"))]
+pub mod testing;
+
+pub use bucket::{
+    BodyStream, Bucket, BucketIdentity, BucketTraits, GetReply, GetRequest, ListPage, ListRequest,
+    ListedObject, ObjectHead, ObjectMeta, StorageClass, Timestamp,
+};
+pub use error::{Error, ErrorKind, Result};
+pub use key::{ByteRange, ContinuationToken, ETag, KeyPrefix, ObjectKey};

@@ -1,0 +1,98 @@
+//! What the file system tells about a file or directory.
+
+use std::time::Duration;
+
+use sluicefs_s3_client::Timestamp;
+
+/// The number of a file or directory, stable while the mount lives: the same name gives the same number again after the
+/// kernel forgot it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InodeNo(pub u64);
+
+impl InodeNo {
+    /// The root of the mount (FUSE_ROOT_ID).
+    pub const ROOT: Self = Self(1);
+}
+
+/// An open file or directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct HandleId(pub u64);
+
+/// What a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FileKind {
+    /// A prefix that some key has, or a `name/` marker.
+    Directory,
+    /// An object.
+    File,
+}
+
+/// The attributes of a file or directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attr {
+    /// Its number.
+    pub ino: InodeNo,
+    /// File or directory.
+    pub kind: FileKind,
+    /// Length in bytes; 0 for a directory.
+    pub size: u64,
+    /// When the object was written; for a directory, when the mount began.
+    pub mtime: Timestamp,
+    /// Permission bits, 0 to 0o7777.
+    pub mode: u16,
+    /// Owner, from the settings.
+    pub uid: u32,
+    /// Group, from the settings.
+    pub gid: u32,
+}
+
+/// Attributes, and how long they may be believed without asking again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// The attributes.
+    pub attr: Attr,
+    /// What is left of their time to live.
+    pub ttl: Duration,
+}
+
+/// An opened file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenedFile {
+    /// Names the open file in `read` and `release`.
+    pub handle: HandleId,
+    /// Pages of this file that the kernel holds are of the version just opened, and may stay.
+    pub keep_cache: bool,
+}
+
+/// What a reader of a directory wants of each entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DirMode {
+    /// The name and kind alone (READDIR).
+    Names,
+    /// The attributes too; every entry but `.` and `..` counts as one lookup (READDIRPLUS).
+    Lookup,
+}
+
+/// One entry of a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirEntry<'a> {
+    /// Its name, one path component; `.` and `..` come first.
+    pub name: &'a str,
+    /// Its attributes and their time to live. With [`DirMode::Names`] only `ino` and `kind` are meant.
+    pub entry: Entry,
+    /// Where to go on reading after this entry.
+    pub next_offset: u64,
+}
+
+/// The size of the file system, in blocks of `block_size_bytes`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StatFs {
+    /// Bytes in a block.
+    pub block_size_bytes: u32,
+    /// Blocks in all; a bucket has no limit, so this is a large number.
+    pub blocks: u64,
+    /// Files in all, likewise.
+    pub files: u64,
+    /// The longest name, in bytes.
+    pub name_max_bytes: u32,
+}

@@ -1,0 +1,126 @@
+//! Settings of a file system: plain data with documented defaults, checked once.
+
+use std::time::Duration;
+
+use sluicefs_s3_client::KeyPrefix;
+
+/// How long something learnt from the store is believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ttl {
+    /// For this long; zero asks the store each time.
+    For(Duration),
+    /// Until the mount ends.
+    Forever,
+}
+
+/// What the kernel is told for [`Ttl::Forever`]: a year, since FUSE has no "for ever".
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+impl Ttl {
+    /// The time as a number.
+    pub fn duration(self) -> Duration {
+        match self {
+            Self::For(duration) => duration,
+            Self::Forever => FOREVER,
+        }
+    }
+}
+
+/// Settings of one file system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FsConfig {
+    /// The part of the bucket that is the root: empty, or ending in `/`.
+    pub prefix: KeyPrefix,
+    /// Owner of every file and directory.
+    pub uid: u32,
+    /// Group of every file and directory.
+    pub gid: u32,
+    /// Permission bits of files, default 0o644.
+    pub file_mode: u16,
+    /// Permission bits of directories, default 0o755.
+    pub dir_mode: u16,
+    /// How long attributes and listings are believed, default 1 s.
+    pub metadata_ttl: Ttl,
+    /// How long the absence of a name is believed, default 1 s.
+    pub negative_ttl: Ttl,
+    /// How reads fetch ahead.
+    pub read: ReadConfig,
+}
+
+/// Settings of the read path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadConfig {
+    /// All memory that read buffers and cached blocks may take, in bytes; at least [`ReadConfig::MIN_MEMORY_BYTES`].
+    pub memory_limit_bytes: u64,
+    /// The largest single GET, in bytes.
+    pub part_size_bytes: u64,
+    /// How far ahead of one sequential reader to fetch at most, in bytes.
+    pub max_window_bytes: u64,
+}
+
+impl ReadConfig {
+    /// The least memory that lets several readers make progress: four parts of 8 MiB.
+    pub const MIN_MEMORY_BYTES: u64 = 32 << 20;
+}
+
+impl Default for ReadConfig {
+    fn default() -> Self {
+        Self { memory_limit_bytes: 512 << 20, part_size_bytes: 8 << 20, max_window_bytes: 128 << 20 }
+    }
+}
+
+impl Default for FsConfig {
+    fn default() -> Self {
+        Self {
+            prefix: KeyPrefix::root(),
+            uid: 0,
+            gid: 0,
+            file_mode: 0o644,
+            dir_mode: 0o755,
+            metadata_ttl: Ttl::For(Duration::from_secs(1)),
+            negative_ttl: Ttl::For(Duration::from_secs(1)),
+            read: ReadConfig::default(),
+        }
+    }
+}
+
+/// Why settings cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidConfig {
+    /// The prefix must be empty or end in `/`.
+    #[error("the prefix {0:?} must end in \"/\": it names a directory")]
+    Prefix(String),
+    /// Too little memory.
+    #[error("a memory limit of {0} bytes is too small: the least is {min}", min = ReadConfig::MIN_MEMORY_BYTES)]
+    Memory(u64),
+    /// Part size of zero, or larger than a quarter of the memory limit.
+    #[error("a part size of {part} bytes does not fit: use 131072 to {max}, a quarter of the memory limit")]
+    PartSize {
+        /// What was asked for.
+        part: u64,
+        /// The largest that fits.
+        max: u64,
+    },
+}
+
+impl FsConfig {
+    /// Checks that the settings fit together.
+    ///
+    /// # Errors
+    /// [`InvalidConfig`] names the setting and what would do.
+    pub fn validate(&self) -> Result<(), InvalidConfig> {
+        let prefix = self.prefix.as_str();
+        if !(prefix.is_empty() || prefix.ends_with('/')) {
+            return Err(InvalidConfig::Prefix(prefix.to_owned()));
+        }
+        let read = &self.read;
+        if read.memory_limit_bytes < ReadConfig::MIN_MEMORY_BYTES {
+            return Err(InvalidConfig::Memory(read.memory_limit_bytes));
+        }
+        let max = read.memory_limit_bytes / 4;
+        if !(128 << 10..=max).contains(&read.part_size_bytes) {
+            return Err(InvalidConfig::PartSize { part: read.part_size_bytes, max });
+        }
+        Ok(())
+    }
+}

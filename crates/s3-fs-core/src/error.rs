@@ -1,0 +1,125 @@
+//! Why a file operation failed, by what the caller does about it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use sluicefs_s3_client as s3;
+
+/// The result of a file operation.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What the caller does about an error. The FUSE adapter's table gives each its errno.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// No such file or directory.
+    NotFound,
+    /// A file where a directory is needed.
+    NotADirectory,
+    /// A directory where a file is needed.
+    IsADirectory,
+    /// A name of over 255 bytes.
+    NameTooLong,
+    /// A name that no key can have: empty, `.`, `..`, with a NUL or a `/`.
+    InvalidName,
+    /// The store does not allow it.
+    AccessDenied,
+    /// The object changed since it was opened: open it again to see the new version.
+    Stale,
+    /// A handle or inode number that was never given out, or was released.
+    BadHandle,
+    /// No extended attribute of that name.
+    NoAttribute,
+    /// The object lies in an archive tier: restore it first.
+    Archived,
+    /// The store failed after all retries, or gave wrong bytes: the log has the reason.
+    Io,
+}
+
+/// A failed file operation. Cloning shares it: one failed fetch may answer many readers.
+#[derive(Clone)]
+pub struct Error {
+    kind: ErrorKind,
+    operation: &'static str,
+    name: Option<Arc<str>>,
+    source: Option<s3::Error>,
+}
+
+impl Error {
+    /// An error of `kind` in `operation`.
+    pub fn new(kind: ErrorKind, operation: &'static str) -> Self {
+        Self { kind, operation, name: None, source: None }
+    }
+
+    /// Names the file, key or attribute.
+    #[must_use]
+    pub fn with_name(mut self, name: &str) -> Self {
+        self.name = Some(Arc::from(name));
+        self
+    }
+
+    /// What the caller does about it.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// What the store said, if it was asked.
+    pub fn store_error(&self) -> Option<&s3::Error> {
+        self.source.as_ref()
+    }
+
+    /// The error of a file operation that failed at the store.
+    pub fn from_store(operation: &'static str, source: s3::Error) -> Self {
+        let kind = match source.kind() {
+            s3::ErrorKind::NotFound => ErrorKind::NotFound,
+            s3::ErrorKind::Forbidden | s3::ErrorKind::NoCredentials | s3::ErrorKind::CredentialsExpired => {
+                ErrorKind::AccessDenied
+            }
+            s3::ErrorKind::PreconditionFailed => ErrorKind::Stale,
+            s3::ErrorKind::Archived => ErrorKind::Archived,
+            _ => ErrorKind::Io,
+        };
+        Self { kind, operation, name: None, source: Some(source) }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.operation)?;
+        if let Some(name) = &self.name {
+            write!(f, " {}", name.escape_debug())?;
+        }
+        match &self.source {
+            Some(source) => write!(f, ": {source}"),
+            None => write!(f, ": {}", describe(self.kind)),
+        }
+    }
+}
+
+fn describe(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::NotFound => "no such file or directory",
+        ErrorKind::NotADirectory => "not a directory",
+        ErrorKind::IsADirectory => "is a directory",
+        ErrorKind::NameTooLong => "a name has at most 255 bytes",
+        ErrorKind::InvalidName => "not a valid name",
+        ErrorKind::AccessDenied => "access denied",
+        ErrorKind::Stale => "the object changed since it was opened",
+        ErrorKind::BadHandle => "not an open file",
+        ErrorKind::NoAttribute => "no such attribute",
+        ErrorKind::Archived => "the object is archived and must be restored first",
+        ErrorKind::Io => "input/output error",
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Error({:?}: {self})", self.kind)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_ref().map(|s| s as &(dyn std::error::Error + 'static))
+    }
+}

@@ -1,0 +1,16 @@
+//! S3 prefixes as an inode tree with a read-ahead cache.
+//!
+//! [`FileSystem`] answers the questions a kernel asks (look a name up, list a directory, read a range) with the fewest
+//! requests to a [`Bucket`](sluicefs_s3_client::Bucket) that are correct. It knows nothing of FUSE, gRPC or a command line: any Rust
+//! program may use it as a library.
+#![forbid(unsafe_code)]
+
+pub mod attr;
+pub mod config;
+pub mod error;
+pub mod filesystem;
+
+pub use attr::{Attr, DirEntry, DirMode, Entry, FileKind, HandleId, InodeNo, OpenedFile, StatFs};
+pub use config::{FsConfig, ReadConfig, Ttl};
+pub use error::{Error, ErrorKind, Result};
+pub use filesystem::{FileSystem, ReadData};
