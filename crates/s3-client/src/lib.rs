@@ -8,6 +8,11 @@
 pub mod bucket;
 pub mod error;
 pub mod key;
+pub mod limiter;
+pub mod reliable;
+mod resume;
+pub mod retry;
+pub mod verify;
 
 #[cfg(any(test, feature = "test-util"))]
 pub mod testing;
@@ -18,3 +23,5 @@ pub use bucket::{
 };
 pub use error::{Error, ErrorKind, Result};
 pub use key::{ByteRange, ContinuationToken, ETag, KeyPrefix, ObjectKey};
+pub use reliable::ReliableBucket;
+pub use retry::RetryConfig;

@@ -1,0 +1,217 @@
+//! A bucket that keeps its word: one retry loop, time limits and checked answers around any other bucket.
+//!
+//! [`ReliableBucket`] is the one place where requests are repeated. The pieces are elsewhere and mostly pure: what is retried
+//! ([`retry`](crate::retry)), whether an answer fits ([`verify`](crate::verify)), how a broken body goes on
+//! ([`resume`](crate::resume)), how many requests run at once ([`limiter`](crate::limiter)).
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use crate::bucket::{
+    Bucket, BucketIdentity, BucketTraits, GetReply, GetRequest, ListPage, ListRequest, ObjectHead,
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::{ByteRange, ObjectKey};
+use crate::limiter::Limiter;
+use crate::resume;
+use crate::retry::{Decision, RetryConfig, Tally};
+use crate::verify::{self, PageTrail};
+
+/// Retries, limits and checks around another bucket, which does one request per call.
+///
+/// - A failure that may pass is retried with jittered backoff, honouring `Retry-After`, until the operation's deadline; the error
+///   that is then returned counts the attempts. An attempt without reply headers is given up early and made again.
+/// - The body of a GET goes on by itself when the connection breaks, ends early or stalls: a new request under If-Match asks for the
+///   rest. Each byte of progress begins a new deadline. If the object changed in between, the stream ends in `PreconditionFailed`.
+/// - Every answer is checked against its request; one that contradicts it is asked for again twice, then is `Corrupt`.
+///
+/// # Checksums of whole objects
+/// The bytes of a GET without a range are unverified until the body ends cleanly: a checksum mismatch is the last item of the stream,
+/// `Corrupt`, after all bytes were handed out. It is not retried here, since bytes cannot be taken back. A body that had to be resumed
+/// ends without that check, as any range does.
+///
+/// # Cancel safety
+/// Every call and body may be dropped at any time.
+pub struct ReliableBucket {
+    shared: Arc<Shared>,
+}
+
+/// What the calls and the bodies of one bucket share.
+pub(crate) struct Shared {
+    pub(crate) inner: Arc<dyn Bucket>,
+    pub(crate) config: RetryConfig,
+    limiter: Arc<Limiter>,
+    rng: Mutex<StdRng>,
+    trail: Mutex<PageTrail>,
+}
+
+impl ReliableBucket {
+    /// Wraps `inner`, whose own retries must be off.
+    pub fn new(inner: Arc<dyn Bucket>, config: RetryConfig) -> Self {
+        let rng = config.jitter_seed.map_or_else(StdRng::from_os_rng, StdRng::seed_from_u64);
+        let limiter = Limiter::new(config.max_concurrency);
+        let shared = Shared { inner, config, limiter, rng: Mutex::new(rng), trail: Mutex::default() };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// How many requests may wait for their reply at once: the maximum, or fewer after the server asked for fewer.
+    pub fn concurrency_limit(&self) -> u32 {
+        self.shared.limiter.limit()
+    }
+}
+
+impl fmt::Debug for ReliableBucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ReliableBucket").field(&self.shared.inner).finish()
+    }
+}
+
+#[async_trait]
+impl Bucket for ReliableBucket {
+    fn identity(&self) -> &BucketIdentity {
+        self.shared.inner.identity()
+    }
+
+    fn traits(&self) -> BucketTraits {
+        self.shared.inner.traits()
+    }
+
+    async fn head(&self, key: &ObjectKey) -> Result<ObjectHead> {
+        let limit = self.shared.config.first_byte_timeout;
+        let mut attempts = Attempts::new(&self.shared, "head", key.as_str());
+        loop {
+            match attempts.once(limit, self.shared.inner.head(key)).await {
+                Ok(head) => return Ok(head),
+                Err(error) => attempts.pause_after(error).await?,
+            }
+        }
+    }
+
+    async fn get(&self, request: GetRequest) -> Result<GetReply> {
+        if request.range.is_some_and(|range| range.is_empty()) {
+            // HTTP cannot ask for no bytes, and a server that ignores the malformed range would send them all.
+            return Err(self.shared.error(
+                ErrorKind::Invalid,
+                "get",
+                request.key.as_str(),
+                "the range is empty",
+            ));
+        }
+        let mut attempts = Attempts::new(&self.shared, "get", request.key.as_str());
+        let (wanted, reply) = loop {
+            match attempts.get(&request).await {
+                Ok(accepted) => break accepted,
+                Err(error) => attempts.pause_after(error).await?,
+            }
+        };
+        let meta = reply.meta.clone();
+        let body = resume::body(Arc::clone(&self.shared), request, wanted, reply);
+        Ok(GetReply { meta, range: wanted, body })
+    }
+
+    async fn list(&self, request: ListRequest) -> Result<ListPage> {
+        let limit = self.shared.config.page_timeout;
+        let mut attempts = Attempts::new(&self.shared, "list", request.prefix.as_str());
+        loop {
+            let answer = attempts.once(limit, self.shared.inner.list(request.clone())).await;
+            match answer.and_then(|page| self.shared.check_page(&request, page)) {
+                Ok(page) => return Ok(page),
+                Err(error) => attempts.pause_after(error).await?,
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// An error of this module's own making.
+    pub(crate) fn error(&self, kind: ErrorKind, operation: &'static str, key: &str, message: &str) -> Error {
+        Error::new(kind, operation)
+            .with_bucket(&self.inner.identity().name)
+            .with_key(key)
+            .with_message(message)
+    }
+
+    fn check_page(&self, request: &ListRequest, page: ListPage) -> Result<ListPage> {
+        let mut trail = self.trail.lock();
+        let ordered = self.inner.traits().ordered_listing;
+        verify::list_page(request, trail.before(request), ordered, &page).map_err(|error| {
+            error.with_bucket(&self.inner.identity().name).with_key(request.prefix.as_str())
+        })?;
+        trail.note(request, &page);
+        Ok(page)
+    }
+}
+
+/// The attempts at one operation, and the time they have in all.
+pub(crate) struct Attempts<'a> {
+    shared: &'a Shared,
+    operation: &'static str,
+    key: &'a str,
+    started: Instant,
+    tally: Tally,
+}
+
+impl<'a> Attempts<'a> {
+    pub(crate) fn new(shared: &'a Shared, operation: &'static str, key: &'a str) -> Self {
+        Self { shared, operation, key, started: Instant::now(), tally: Tally::default() }
+    }
+
+    /// One GET whose headers fit the request, and the bytes it entitles to.
+    pub(crate) async fn get(&self, request: &GetRequest) -> Result<(ByteRange, GetReply)> {
+        let limit = self.shared.config.first_byte_timeout;
+        let reply = self.once(limit, self.shared.inner.get(request.clone())).await?;
+        let wanted = verify::get_reply(request, &reply.meta, reply.range)
+            .map_err(|error| error.with_bucket(&self.shared.inner.identity().name).with_key(self.key))?;
+        Ok((wanted, reply))
+    }
+
+    /// Waits for a turn and makes one attempt, which may take `limit`; neither goes on past the operation's deadline.
+    async fn once<T>(&self, limit: Duration, attempt: impl Future<Output = Result<T>>) -> Result<T> {
+        let deadline = self.started + self.shared.config.operation_deadline;
+        let Ok(turn) = timeout_at(deadline, self.shared.limiter.turn()).await else {
+            return Err(self.error(ErrorKind::Throttled, "no turn came before the deadline"));
+        };
+        let limit = limit.min(deadline.saturating_duration_since(Instant::now()));
+        let Ok(result) = timeout(limit, attempt).await else {
+            return Err(self.error(ErrorKind::Transient, &format!("no reply within {limit:.1?}")));
+        };
+        match &result {
+            Ok(_) => turn.succeeded(),
+            Err(error) if error.kind() == ErrorKind::Throttled => turn.throttled(),
+            Err(_) => drop(turn),
+        }
+        result
+    }
+
+    /// Counts a failure; returns when the next attempt is due.
+    ///
+    /// # Errors
+    /// The failure itself, with the number of attempts, when there is to be none.
+    pub(crate) async fn pause_after(&mut self, error: Error) -> Result<()> {
+        self.tally.record(&error);
+        let elapsed = self.started.elapsed();
+        let decision = self.shared.config.decide(&error, &self.tally, elapsed, &mut *self.shared.rng.lock());
+        match decision {
+            Decision::GiveUp => Err(error.with_attempts(self.tally.attempts)),
+            Decision::Retry { after } => {
+                tracing::debug!(%error, attempt = self.tally.attempts, wait = ?after, "retrying");
+                sleep(after).await;
+                Ok(())
+            }
+        }
+    }
+
+    fn error(&self, kind: ErrorKind, message: &str) -> Error {
+        self.shared.error(kind, self.operation, self.key, message)
+    }
+}
+
+#[cfg(test)]
+mod tests;
