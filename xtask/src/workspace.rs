@@ -1,0 +1,32 @@
+//! Where the repository and its build folder are, and what cargo knows about its packages.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::command::cargo;
+
+/// The root of the repository that this program was built from.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the repository").to_owned()
+}
+
+/// Cargo's build folder, wherever its configuration puts it.
+///
+/// # Errors
+/// Cargo fails.
+pub(crate) fn target_dir(root: &Path) -> Result<PathBuf> {
+    let metadata = metadata(root, &["--no-deps"])?;
+    let target = metadata["target_directory"].as_str().context("cargo metadata names no target directory")?;
+    Ok(PathBuf::from(target))
+}
+
+/// What `cargo metadata` says; the lock file must be up to date.
+///
+/// # Errors
+/// Cargo fails.
+pub(crate) fn metadata(root: &Path, args: &[&str]) -> Result<Value> {
+    let text = cargo(root).args(["metadata", "--locked", "--format-version", "1"]).args(args).output()?;
+    serde_json::from_str(&text).context("reading the answer of cargo metadata")
+}
