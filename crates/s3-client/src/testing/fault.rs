@@ -1,0 +1,240 @@
+//! A bucket that fails on demand: latency, errors, wrong, short and stalled bodies, wrong pages.
+//!
+//! It lies as a bad server or a bad client library would, one request at a time, so that whatever stands above can show that it
+//! notices. The plan and the seed make a failure repeatable.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt, stream};
+
+use super::plan::{FaultPlan, Operation, RequestCounts, Rule};
+use crate::bucket::{
+    BodyStream, Bucket, BucketIdentity, BucketTraits, GetReply, GetRequest, ListPage, ListRequest, ObjectHead,
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::{ByteRange, ETag, ObjectKey};
+
+/// What goes wrong with one request.
+#[derive(Debug, Clone)]
+pub enum Fault {
+    /// It is answered this much later. Other faults of the same request come after it.
+    Latency(Duration),
+    /// It fails.
+    Fail(Error),
+    /// It is never answered.
+    Silence,
+    /// The body fails after so many bytes.
+    BodyBreaks(u64),
+    /// The body ends after so many bytes, as if it were whole.
+    BodyEnds(u64),
+    /// The body brings nothing more after so many bytes, and does not end.
+    BodyStalls(u64),
+    /// The body goes on after its last byte.
+    BodyTooLong,
+    /// The byte at this offset of the body has a wrong bit, and nothing tells.
+    BitFlip(u64),
+    /// The body is whole, then turns out not to match its checksum.
+    ChecksumMismatch,
+    /// The reply names another ETag.
+    WrongETag,
+    /// The reply names no ETag.
+    NoETag,
+    /// The reply is of the bytes after those asked for, and says so.
+    ShiftedRange,
+    /// The reply is of fewer bytes than asked for, and says so.
+    ShorterRange,
+    /// The reply is of the whole object, whatever range was asked for.
+    IgnoredRange,
+    /// The reply is what it would be without If-Match.
+    IgnoredIfMatch,
+    /// The page's token is the one it was asked for with.
+    RepeatedToken,
+    /// The page runs backwards.
+    UnsortedPage,
+    /// Half of the page is missing, and it claims to be the last. Nothing above a bucket can see that.
+    HalfPage,
+}
+
+/// Any bucket, with faults.
+#[derive(Debug)]
+pub struct FaultBucket<B> {
+    inner: B,
+    plan: FaultPlan<Fault>,
+    counts: RequestCounts,
+}
+
+impl<B: Bucket> FaultBucket<B> {
+    /// Without faults yet.
+    pub fn new(inner: B) -> Self {
+        Self::seeded(inner, 0)
+    }
+
+    /// Without faults yet; the seed decides which requests a rate hits.
+    pub fn seeded(inner: B, seed: u64) -> Self {
+        Self { inner, plan: FaultPlan::seeded(seed), counts: RequestCounts::default() }
+    }
+
+    /// The same, with a rule more.
+    #[must_use]
+    pub fn with(self, rule: Rule<Fault>) -> Self {
+        self.plan.add(rule);
+        self
+    }
+
+    /// The faults, which may change at any time.
+    pub fn plan(&self) -> &FaultPlan<Fault> {
+        &self.plan
+    }
+
+    /// How many requests came, failed ones too.
+    pub fn requests(&self) -> &RequestCounts {
+        &self.counts
+    }
+
+    /// The bucket without faults.
+    pub fn inner(&self) -> &B {
+        &self.inner
+    }
+
+    /// Counts a request and lives through the faults that need no answer; returns the others.
+    async fn meet(&self, operation: Operation, key: &str) -> Result<Vec<Fault>> {
+        self.counts.count(operation);
+        let mut rest = Vec::new();
+        for fault in self.plan.faults(operation, key) {
+            match fault {
+                Fault::Latency(time) => tokio::time::sleep(time).await,
+                Fault::Fail(error) => return Err(error.with_bucket(&self.identity().name).with_key(key)),
+                Fault::Silence => std::future::pending().await,
+                other => rest.push(other),
+            }
+        }
+        Ok(rest)
+    }
+}
+
+#[async_trait]
+impl<B: Bucket> Bucket for FaultBucket<B> {
+    fn identity(&self) -> &BucketIdentity {
+        self.inner.identity()
+    }
+
+    fn traits(&self) -> BucketTraits {
+        self.inner.traits()
+    }
+
+    async fn head(&self, key: &ObjectKey) -> Result<ObjectHead> {
+        let faults = self.meet(Operation::Head, key.as_str()).await?;
+        let mut head = self.inner.head(key).await?;
+        for fault in faults {
+            match fault {
+                Fault::WrongETag => head.meta.etag = Some(ETag::new("\"another\"")),
+                Fault::NoETag => head.meta.etag = None,
+                _ => {}
+            }
+        }
+        Ok(head)
+    }
+
+    async fn get(&self, mut request: GetRequest) -> Result<GetReply> {
+        let faults = self.meet(Operation::Get, request.key.as_str()).await?;
+        for fault in &faults {
+            edit_request(&mut request, fault);
+        }
+        let mut reply = self.inner.get(request).await?;
+        for fault in faults {
+            reply = edit_reply(reply, fault);
+        }
+        Ok(reply)
+    }
+
+    async fn list(&self, request: ListRequest) -> Result<ListPage> {
+        let faults = self.meet(Operation::List, request.prefix.as_str()).await?;
+        let mut page = self.inner.list(request.clone()).await?;
+        for fault in faults {
+            match fault {
+                Fault::RepeatedToken => page.next = request.continuation.clone(),
+                Fault::UnsortedPage => page.objects.reverse(),
+                Fault::HalfPage => {
+                    page.objects.truncate(page.objects.len() / 2);
+                    page.common_prefixes.truncate(page.common_prefixes.len() / 2);
+                    page.next = None;
+                }
+                _ => {}
+            }
+        }
+        Ok(page)
+    }
+}
+
+fn edit_request(request: &mut GetRequest, fault: &Fault) {
+    match (fault, request.range) {
+        (Fault::IgnoredRange, _) => request.range = None,
+        (Fault::IgnoredIfMatch, _) => request.if_match = None,
+        (Fault::ShiftedRange, Some(range)) => {
+            request.range = Some(ByteRange::new(range.start + 1, range.end + 1))
+        }
+        (Fault::ShorterRange, Some(range)) => {
+            request.range = Some(ByteRange::from_len(range.start, range.len().div_ceil(2)));
+        }
+        _ => {}
+    }
+}
+
+fn edit_reply(reply: GetReply, fault: Fault) -> GetReply {
+    let GetReply { mut meta, range, body } = reply;
+    let body = match fault {
+        Fault::BodyBreaks(at) => {
+            let error = Error::new(ErrorKind::Transient, "get").with_message("the connection was reset");
+            Box::pin(cut(body, at).chain(stream::iter([Err(error)])))
+        }
+        Fault::BodyEnds(at) => cut(body, at),
+        Fault::BodyStalls(at) => Box::pin(cut(body, at).chain(stream::pending())),
+        Fault::BodyTooLong => Box::pin(body.chain(stream::iter([Ok(Bytes::from_static(b"!"))]))),
+        Fault::BitFlip(at) => flip(body, at),
+        Fault::ChecksumMismatch => {
+            let error = Error::new(ErrorKind::Corrupt, "get").with_message("the checksum does not match");
+            Box::pin(body.chain(stream::iter([Err(error)])))
+        }
+        Fault::WrongETag => {
+            meta.etag = Some(ETag::new("\"another\""));
+            body
+        }
+        Fault::NoETag => {
+            meta.etag = None;
+            body
+        }
+        _ => body,
+    };
+    GetReply { meta, range, body }
+}
+
+/// The first `bytes` of a body.
+fn cut(body: BodyStream, bytes: u64) -> BodyStream {
+    Box::pin(body.scan(bytes, |left, piece| {
+        let piece = piece.map(|piece| {
+            let taken = piece.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+            *left -= taken as u64;
+            piece.slice(..taken)
+        });
+        let end = matches!(&piece, Ok(piece) if piece.is_empty());
+        std::future::ready((!end).then_some(piece))
+    }))
+}
+
+/// The body with the lowest bit of the byte at `offset` turned round.
+fn flip(body: BodyStream, offset: u64) -> BodyStream {
+    Box::pin(body.scan(0_u64, move |at, piece| {
+        let piece = piece.map(|piece| {
+            let inside = usize::try_from(offset.wrapping_sub(*at)).unwrap_or(usize::MAX);
+            *at += piece.len() as u64;
+            let mut piece = BytesMut::from(&*piece);
+            if let Some(byte) = piece.get_mut(inside) {
+                *byte ^= 1;
+            }
+            piece.freeze()
+        });
+        std::future::ready(Some(piece))
+    }))
+}
