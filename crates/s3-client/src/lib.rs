@@ -5,7 +5,11 @@
 //! bucket with one retry loop, resumed bodies and checked answers around it.
 #![forbid(unsafe_code)]
 
+pub mod aws;
 pub mod bucket;
+pub mod config;
+mod credentials;
+pub mod endpoint;
 pub mod error;
 pub mod key;
 pub mod limiter;
@@ -17,10 +21,12 @@ pub mod verify;
 #[cfg(any(test, feature = "test-util"))]
 pub mod testing;
 
+pub use aws::AwsBucket;
 pub use bucket::{
     BodyStream, Bucket, BucketIdentity, BucketTraits, GetReply, GetRequest, ListPage, ListRequest,
     ListedObject, ObjectHead, ObjectMeta, StorageClass, Timestamp,
 };
+pub use config::{ClientConfig, CredentialSource};
 pub use error::{Error, ErrorKind, Result};
 pub use key::{ByteRange, ContinuationToken, ETag, KeyPrefix, ObjectKey};
 pub use reliable::ReliableBucket;

@@ -1,0 +1,263 @@
+//! A bucket at Amazon S3 or a service like it, through aws-sdk-s3: one request per call.
+//!
+//! The SDK signs, addresses and parses; its retries are off. What a request may still be sent again for is what only this layer can
+//! mend, once each: the bucket turned out to live in another region (the client is rebuilt and kept), the credentials ran out (they
+//! are fetched anew), or the server refuses the header that asks for checksums. Everything else is
+//! [`ReliableBucket`](crate::ReliableBucket)'s.
+
+mod body;
+mod classify;
+mod client;
+mod clock;
+mod get;
+mod head;
+mod list;
+mod list_body;
+mod transport;
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::types::RequestPayer;
+use aws_smithy_async::time::TimeSource;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use parking_lot::Mutex;
+
+use crate::bucket::{
+    Bucket, BucketIdentity, BucketTraits, GetReply, GetRequest, ListPage, ListRequest, ObjectHead,
+};
+use crate::config::{BucketType, ClientConfig};
+use crate::credentials::{CredentialCache, Held};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::ObjectKey;
+
+use classify::Signed;
+use client::ClientTemplate;
+use clock::ServerClock;
+
+/// One bucket at Amazon S3 or a service like it.
+pub struct AwsBucket {
+    identity: BucketIdentity,
+    traits: BucketTraits,
+    settings: Settings,
+    template: ClientTemplate,
+    connection: ArcSwap<Connection>,
+    /// Held while a client is rebuilt, so that a burst of redirects rebuilds one.
+    rebuilding: Mutex<()>,
+    credentials: Option<Arc<CredentialCache>>,
+    clock: ServerClock,
+    no_checksum_mode: AtomicBool,
+}
+
+/// What every request of the bucket carries.
+#[derive(Debug)]
+struct Settings {
+    /// A name, an alias or an ARN.
+    bucket: String,
+    request_payer: Option<RequestPayer>,
+    expected_owner: Option<String>,
+    sse_key: Option<String>,
+    sse_key_md5: Option<String>,
+}
+
+impl Settings {
+    fn new(bucket: &str, config: &ClientConfig) -> Self {
+        Self {
+            bucket: bucket.to_owned(),
+            request_payer: config.requester_pays.then_some(RequestPayer::Requester),
+            expected_owner: config.expected_bucket_owner.clone(),
+            sse_key: config.sse_customer_key.as_ref().map(|key| key.to_base64()),
+            sse_key_md5: config.sse_customer_key.as_ref().map(|key| key.md5_base64()),
+        }
+    }
+
+    fn sse_algorithm(&self) -> Option<String> {
+        self.sse_key.as_ref().map(|_| "AES256".to_owned())
+    }
+}
+
+/// A client and the region it signs for.
+struct Connection {
+    client: Client,
+    region: Arc<str>,
+}
+
+/// What one request is sent with.
+struct Session {
+    client: Client,
+    region: Arc<str>,
+    credentials: Option<Arc<Held>>,
+}
+
+impl AwsBucket {
+    /// Makes a client for `bucket`: a name, an access point alias, or the ARN of an access point.
+    ///
+    /// Sends nothing to the bucket; asks for the region and nothing else.
+    ///
+    /// # Errors
+    /// `Invalid` for settings that cannot work; `BadEndpoint` if the CA bundle is unusable.
+    pub async fn connect(bucket: &str, config: &ClientConfig) -> Result<Self> {
+        let invalid = |e| Error::new(ErrorKind::Invalid, "connect").with_source(e);
+        config.validate().map_err(|e| invalid(e.clone()).with_message(e.to_string()))?;
+        let clock = ServerClock::default();
+        let template = ClientTemplate::load(bucket, config, &clock).await?;
+        let directory = match config.bucket_type {
+            Some(kind) => kind == BucketType::Directory,
+            None => is_directory_bucket(bucket),
+        };
+        let identity =
+            BucketIdentity { endpoint: template.identity(), name: Arc::from(format!("s3://{bucket}")) };
+        let connection =
+            Connection { client: template.client(&template.region), region: Arc::clone(&template.region) };
+        Ok(Self {
+            identity,
+            traits: BucketTraits { ordered_listing: !directory },
+            settings: Settings::new(bucket, config),
+            connection: ArcSwap::from_pointee(connection),
+            rebuilding: Mutex::new(()),
+            credentials: template.credentials.clone(),
+            template,
+            clock,
+            no_checksum_mode: AtomicBool::new(false),
+        })
+    }
+
+    /// Sends a request, and once more for each thing that this layer can mend.
+    async fn request<T, F>(&self, key: &str, send: impl Fn(Session) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let (mut moved, mut refreshed) = (false, false);
+        loop {
+            let connection = self.connection.load_full();
+            let credentials = match &self.credentials {
+                Some(cache) => Some(cache.get().await.map_err(|e| self.named(e, key))?),
+                None => None,
+            };
+            let session = Session {
+                client: connection.client.clone(),
+                region: Arc::clone(&connection.region),
+                credentials: credentials.clone(),
+            };
+            let error = match send(session).await {
+                Ok(done) => return Ok(done),
+                Err(error) => self.named(error, key),
+            };
+            match (error.kind(), &self.credentials, &credentials) {
+                (ErrorKind::WrongRegion, ..) if !moved && self.follow(&connection, &error) => moved = true,
+                (ErrorKind::CredentialsExpired, Some(cache), Some(refused)) if !refreshed => {
+                    cache.invalidate(refused);
+                    refreshed = true;
+                }
+                _ => return Err(error),
+            }
+        }
+    }
+
+    /// Makes the region that `error` names the bucket's; whether that changed anything since `used`.
+    fn follow(&self, used: &Arc<Connection>, error: &Error) -> bool {
+        let Some(region) = error.region() else { return false };
+        let _rebuilding = self.rebuilding.lock();
+        let current = self.connection.load();
+        if current.region == used.region {
+            if *current.region == *region {
+                return false;
+            }
+            tracing::info!(bucket = %self.identity.name, region, assumed = %used.region, "the bucket is in another region");
+            let client = self.template.client(region);
+            self.connection.store(Arc::new(Connection { client, region: Arc::from(region) }));
+        }
+        true
+    }
+
+    fn named(&self, error: Error, key: &str) -> Error {
+        let error = error.with_bucket(&self.identity.name);
+        if key.is_empty() { error } else { error.with_key(key) }
+    }
+
+    fn refuses_checksum_mode(&self) -> bool {
+        self.no_checksum_mode.load(Ordering::Relaxed)
+    }
+
+    fn stop_asking_for_checksums(&self, refused: &Error) {
+        if !self.no_checksum_mode.swap(true, Ordering::Relaxed) {
+            tracing::warn!(bucket = %self.identity.name, error = %refused, "the server refuses x-amz-checksum-mode; whole objects are read without S3's checksums from now on");
+        }
+    }
+}
+
+/// The outcome of an SDK call, as ours.
+trait Sent {
+    type Output;
+
+    fn sent(self, operation: &'static str, session: &Session, bucket: &AwsBucket) -> Result<Self::Output>;
+}
+
+impl<O, E> Sent for Result<O, SdkError<E, HttpResponse>>
+where
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+{
+    type Output = O;
+
+    fn sent(self, operation: &'static str, session: &Session, bucket: &AwsBucket) -> Result<O> {
+        self.map_err(|error| {
+            if let Some(raw) = error.raw_response() {
+                bucket.clock.correct(raw);
+            }
+            let has_session_token =
+                session.credentials.as_ref().is_some_and(|held| held.credentials.session_token().is_some());
+            let signed = Signed { region: &session.region, has_session_token, now: bucket.clock.now() };
+            classify::from_sdk(operation, error, signed)
+        })
+    }
+}
+
+/// Directory buckets end in `--x-s3`, their access points in `--xa-s3` (Amazon S3 User Guide, "Directory bucket naming rules").
+fn is_directory_bucket(bucket: &str) -> bool {
+    bucket.ends_with("--x-s3") || bucket.ends_with("--xa-s3")
+}
+
+#[async_trait]
+impl Bucket for AwsBucket {
+    fn identity(&self) -> &BucketIdentity {
+        &self.identity
+    }
+
+    fn traits(&self) -> BucketTraits {
+        self.traits
+    }
+
+    async fn head(&self, key: &ObjectKey) -> Result<ObjectHead> {
+        self.request(key.as_str(), |session| async move { self.head_once(&session, key).await }).await
+    }
+
+    async fn get(&self, request: GetRequest) -> Result<GetReply> {
+        let request = &request;
+        self.request(request.key.as_str(), |session| async move { self.get_once(&session, request).await })
+            .await
+    }
+
+    async fn list(&self, request: ListRequest) -> Result<ListPage> {
+        let request = &request;
+        self.request(
+            request.prefix.as_str(),
+            |session| async move { self.list_once(&session, request).await },
+        )
+        .await
+    }
+}
+
+impl fmt::Debug for AwsBucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AwsBucket")
+            .field("identity", &self.identity)
+            .field("region", &self.connection.load().region)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,85 @@
+//! HeadObject.
+
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_smithy_types::DateTime;
+
+use super::{AwsBucket, Sent, Session};
+use crate::bucket::{ObjectHead, ObjectMeta, StorageClass, Timestamp};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::{ETag, ObjectKey};
+
+impl AwsBucket {
+    pub(super) async fn head_once(&self, session: &Session, key: &ObjectKey) -> Result<ObjectHead> {
+        let request = session
+            .client
+            .head_object()
+            .bucket(&self.settings.bucket)
+            .key(key.as_str())
+            .set_request_payer(self.settings.request_payer.clone())
+            .set_expected_bucket_owner(self.settings.expected_owner.clone())
+            .set_sse_customer_algorithm(self.settings.sse_algorithm())
+            .set_sse_customer_key(self.settings.sse_key.clone())
+            .set_sse_customer_key_md5(self.settings.sse_key_md5.clone());
+        let output = request.send().await.sent("head", session, self)?;
+        to_head(output)
+    }
+}
+
+fn to_head(output: HeadObjectOutput) -> Result<ObjectHead> {
+    let size = output.content_length().and_then(|len| u64::try_from(len).ok());
+    let size = size.ok_or_else(|| {
+        Error::new(ErrorKind::Corrupt, "head").with_message("the answer has no Content-Length")
+    })?;
+    let meta = ObjectMeta {
+        size,
+        etag: output.e_tag().map(ETag::new),
+        last_modified: timestamp(output.last_modified()),
+        storage_class: storage_class(output.storage_class().map(|class| class.as_str())),
+    };
+    let encryption = match (output.server_side_encryption(), output.sse_customer_algorithm()) {
+        (Some(kind), _) => Some(kind.as_str().to_owned()),
+        (None, Some(_)) => Some("SSE-C".to_owned()),
+        (None, None) => None,
+    };
+    let mut user_metadata: Vec<(String, String)> = output
+        .metadata()
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.clone()))
+        .collect();
+    user_metadata.sort();
+    Ok(ObjectHead {
+        meta,
+        content_type: output.content_type().map(str::to_owned),
+        version_id: output.version_id().map(str::to_owned),
+        encryption,
+        restored: output.restore().is_some_and(is_restored),
+        user_metadata,
+    })
+}
+
+/// `x-amz-restore: ongoing-request="false", expiry-date="..."` tells of a copy that can be read.
+fn is_restored(restore: &str) -> bool {
+    restore.contains("ongoing-request=\"false\"")
+}
+
+/// S3 leaves the class of STANDARD objects out.
+pub(super) fn storage_class(name: Option<&str>) -> StorageClass {
+    name.map_or(StorageClass::Standard, StorageClass::parse)
+}
+
+/// A server that tells no time gives the epoch.
+pub(super) fn timestamp(time: Option<&DateTime>) -> Timestamp {
+    time.map_or(Timestamp::default(), |t| Timestamp { secs: t.secs(), nanos: t.subsec_nanos() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn restored_copies_are_told_from_running_restores() {
+        assert!(is_restored("ongoing-request=\"false\", expiry-date=\"Fri, 21 Dec 2012 00:00:00 GMT\""));
+        assert!(!is_restored("ongoing-request=\"true\""));
+    }
+}
