@@ -43,6 +43,9 @@ pub struct FsConfig {
     pub metadata_ttl: Ttl,
     /// How long the absence of a name is believed, default 1 s.
     pub negative_ttl: Ttl,
+    /// Ask the store at each open of a file whose pages the kernel may hold, even while its attributes are believed: an open
+    /// then never sees an older version than the newest (close-to-open consistency). Default true.
+    pub revalidate_on_open: bool,
     /// How reads fetch ahead.
     pub read: ReadConfig,
 }
@@ -54,8 +57,11 @@ pub struct ReadConfig {
     pub memory_limit_bytes: u64,
     /// The largest single GET, in bytes.
     pub part_size_bytes: u64,
-    /// How far ahead of one sequential reader to fetch at most, in bytes.
+    /// How far ahead of one sequential reader to fetch at most, in bytes. Many readers at once share three quarters of the memory.
     pub max_window_bytes: u64,
+    /// How much of what was read stays in memory, in bytes, when memory is wanted for what comes next; at most a quarter of the limit
+    /// counts. The kernel's page cache holds what was read too, so a little is enough, and memory used again is cheaper than fresh.
+    pub history_bytes: u64,
 }
 
 impl ReadConfig {
@@ -65,7 +71,12 @@ impl ReadConfig {
 
 impl Default for ReadConfig {
     fn default() -> Self {
-        Self { memory_limit_bytes: 512 << 20, part_size_bytes: 8 << 20, max_window_bytes: 128 << 20 }
+        Self {
+            memory_limit_bytes: 512 << 20,
+            part_size_bytes: 8 << 20,
+            max_window_bytes: 128 << 20,
+            history_bytes: 32 << 20,
+        }
     }
 }
 
@@ -79,6 +90,7 @@ impl Default for FsConfig {
             dir_mode: 0o755,
             metadata_ttl: Ttl::For(Duration::from_secs(1)),
             negative_ttl: Ttl::For(Duration::from_secs(1)),
+            revalidate_on_open: true,
             read: ReadConfig::default(),
         }
     }

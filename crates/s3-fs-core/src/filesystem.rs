@@ -1,41 +1,39 @@
 //! One short async method per file operation; it only wires the pieces below.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use sluicefs_s3_client::{Bucket, ByteRange};
+use tokio::runtime::Handle;
 
-use crate::attr::{DirEntry, DirMode, Entry, HandleId, InodeNo, OpenedFile, StatFs};
+use crate::attr::{Attr, DirEntry, DirMode, Entry, FileKind, HandleId, InodeNo, OpenedFile, StatFs};
 use crate::config::{FsConfig, InvalidConfig};
 use crate::error::{Error, ErrorKind, Result};
+use crate::handle::HandleTable;
+use crate::inode::table::Change;
+use crate::open_file::{FileHandle, OpenFiles};
+use crate::path::NAME_MAX_BYTES;
+use crate::read::{ReadData, ReadEngine, ReadStats};
+use crate::readdir::DirHandle;
+use crate::tree::Tree;
+use crate::xattr;
 
-/// Bytes that a read returned: one slice, or several in order.
-#[derive(Debug, Default)]
-pub struct ReadData(Vec<Vec<u8>>);
-
-impl ReadData {
-    /// How many bytes there are.
-    pub fn len(&self) -> usize {
-        self.0.iter().map(Vec::len).sum()
-    }
-
-    /// Whether the read was at or past the end.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The bytes, in order.
-    pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
-        self.0.iter().map(Vec::as_slice)
-    }
-}
-
-/// Told when attributes of an inode that the kernel may hold are no longer true (the object was found changed while it was read).
+/// Told when attributes that the kernel may hold of an inode are no longer true: the object was found changed while it was read.
+/// Called on the reader's task before its read returns; it must not wait for that read.
 pub type ChangeListener = Box<dyn Fn(InodeNo) + Send + Sync>;
 
 /// A bucket, or a prefix of it, as a tree of files.
-#[derive(Debug)]
+///
+/// Share it in an [`Arc`]; every method may be called from many tasks at once. Dropping it ends all fetches.
 pub struct FileSystem {
-    _bucket: Arc<dyn Bucket>,
+    bucket: Arc<dyn Bucket>,
+    tree: Tree,
+    files: Arc<OpenFiles>,
+    engine: Arc<ReadEngine>,
+    open_files: HandleTable<FileHandle>,
+    open_dirs: HandleTable<DirHandle>,
+    listener: OnceLock<ChangeListener>,
+    config: FsConfig,
 }
 
 impl FileSystem {
@@ -47,42 +45,86 @@ impl FileSystem {
     /// [`InvalidConfig`] if the settings do not fit together.
     pub fn new(bucket: Arc<dyn Bucket>, config: FsConfig) -> Result<Arc<Self>, InvalidConfig> {
         config.validate()?;
-        Ok(Arc::new(Self { _bucket: bucket }))
+        let runtime = Handle::current();
+        let engine = ReadEngine::new(Arc::clone(&bucket), config.read.clone(), runtime.clone());
+        let files = Arc::new(OpenFiles::new(Arc::clone(&engine)));
+        let tree = Tree::new(Arc::clone(&bucket), &config, Arc::clone(&files), runtime);
+        let (open_files, open_dirs) = (HandleTable::new(), HandleTable::new());
+        Ok(Arc::new(Self {
+            bucket,
+            tree,
+            files,
+            engine,
+            open_files,
+            open_dirs,
+            listener: OnceLock::new(),
+            config,
+        }))
     }
 
-    /// Sets who is told of changed attributes; the FUSE adapter tells the kernel.
-    pub fn set_change_listener(&self, _listener: ChangeListener) {}
+    /// Sets who is told of changed attributes; the FUSE adapter tells the kernel. Only the first call counts.
+    pub fn set_change_listener(&self, listener: ChangeListener) {
+        if self.listener.set(listener).is_err() {
+            tracing::debug!("a change listener was set already; the second one is not used");
+        }
+    }
 
     /// Finds `name` in the directory `parent` and counts one lookup of it.
     ///
     /// # Errors
     /// `NotFound`, `NotADirectory`, `NameTooLong`, `AccessDenied`, `Io`.
-    pub async fn lookup(&self, _parent: InodeNo, _name: &str) -> Result<Entry> {
-        Err(Error::new(ErrorKind::Io, "lookup"))
+    pub async fn lookup(&self, parent: InodeNo, name: &str) -> Result<Entry> {
+        self.tree.lookup(parent, name).await
     }
 
     /// How long the kernel may believe that a name it just looked up is absent.
-    pub fn negative_ttl(&self) -> std::time::Duration {
-        std::time::Duration::ZERO
+    pub fn negative_ttl(&self) -> Duration {
+        self.config.negative_ttl.duration()
     }
 
     /// Takes back `count` lookups of `ino`; at zero the inode may be dropped.
-    pub fn forget(&self, _ino: InodeNo, _count: u64) {}
+    pub fn forget(&self, ino: InodeNo, count: u64) {
+        self.tree.forget(ino, count);
+    }
 
     /// The attributes of `ino`, asked again if their time is over.
     ///
     /// # Errors
     /// `NotFound` if the object is gone, `BadHandle` for an unknown number, `AccessDenied`, `Io`.
-    pub async fn getattr(&self, _ino: InodeNo) -> Result<Entry> {
-        Err(Error::new(ErrorKind::Io, "getattr"))
+    pub async fn getattr(&self, ino: InodeNo) -> Result<Entry> {
+        self.tree.getattr(ino).await
+    }
+
+    /// The attributes of `ino` as they were seen last, however long ago. Makes no request.
+    ///
+    /// # Errors
+    /// `BadHandle` for an unknown number.
+    pub fn last_known(&self, ino: InodeNo) -> Result<Attr> {
+        Ok(self.tree.table.known("getattr", ino)?.attr)
     }
 
     /// Opens a file for reading. Pair it with [`FileSystem::release`].
     ///
+    /// Asks the store only if the attributes are no longer fresh, or if the kernel may hold pages of an older version: what is read for
+    /// the first time is fetched on condition that it is what was seen.
+    ///
     /// # Errors
-    /// `IsADirectory`, `NotFound`, `AccessDenied`, `Archived`, `Io`.
-    pub async fn open(&self, _ino: InodeNo) -> Result<OpenedFile> {
-        Err(Error::new(ErrorKind::Io, "open"))
+    /// `IsADirectory`, `NotFound`, `AccessDenied`, `Io`.
+    pub async fn open(&self, ino: InodeNo) -> Result<OpenedFile> {
+        let key = self.tree.key("open", ino)?;
+        let is_fresh = self.tree.is_fresh(ino);
+        let may_be_cached = self.config.revalidate_on_open && self.files.was_delivered(ino);
+        if !is_fresh || may_be_cached {
+            self.tree.refresh("open", ino).await?;
+        }
+        let meta = self
+            .tree
+            .table
+            .known("open", ino)?
+            .meta
+            .ok_or_else(|| Error::new(ErrorKind::IsADirectory, "open"))?;
+        let (handle, keep_cache) = self.files.open(ino, key, meta);
+        Ok(OpenedFile { handle: self.open_files.insert(handle), keep_cache })
     }
 
     /// Reads up to `range.len()` bytes; fewer only at the end of the object, none past it.
@@ -90,60 +132,130 @@ impl FileSystem {
     /// Cancel-safe: fetches it started go on for other readers until the file is released.
     ///
     /// # Errors
-    /// `Stale` if the object changed since it was opened, `BadHandle`, `AccessDenied`, `Archived`, `Io`.
-    pub async fn read(&self, _handle: HandleId, _range: ByteRange) -> Result<ReadData> {
-        Err(Error::new(ErrorKind::Io, "read"))
+    /// `Stale` if the object changed since a byte of it was read, or is gone; `BadHandle`, `AccessDenied`, `Archived`, `Io`.
+    pub async fn read(&self, handle: HandleId, range: ByteRange) -> Result<ReadData> {
+        let handle = self.open_files.get("read", handle)?;
+        match handle.read(range).await {
+            Err(error) if matches!(error.kind(), ErrorKind::Stale | ErrorKind::NotFound) => {
+                self.read_new_version(&handle, range, error).await
+            }
+            done => done,
+        }
+    }
+
+    /// The object changed under the reader: takes note, and reads the new version if nothing of the old one was given out.
+    async fn read_new_version(
+        &self,
+        handle: &FileHandle,
+        range: ByteRange,
+        error: Error,
+    ) -> Result<ReadData> {
+        let change = match self.tree.refresh("read", handle.ino).await {
+            Ok(change) => change,
+            Err(gone) if gone.kind() == ErrorKind::NotFound => return Err(handle.stale()),
+            Err(other) => return Err(other),
+        };
+        if !handle.may_move_on() {
+            return Err(if error.kind() == ErrorKind::Stale { error } else { handle.stale() });
+        }
+        if let (Change::NewVersion, Some(listener)) = (change, self.listener.get()) {
+            listener(handle.ino);
+        }
+        handle.read(range).await
     }
 
     /// Closes a file. Unknown handles are ignored.
-    pub fn release(&self, _handle: HandleId) {}
+    pub fn release(&self, handle: HandleId) {
+        self.open_files.remove(handle);
+    }
 
     /// Opens a directory. Pair it with [`FileSystem::release_dir`].
     ///
     /// # Errors
     /// `NotADirectory`, `BadHandle`.
-    pub async fn open_dir(&self, _ino: InodeNo) -> Result<HandleId> {
-        Err(Error::new(ErrorKind::Io, "opendir"))
+    pub async fn open_dir(&self, ino: InodeNo) -> Result<HandleId> {
+        Ok(self.open_dirs.insert(self.tree.open_dir(ino)?))
     }
 
     /// Hands the entries after `offset` (0, or a `next_offset` of this handle) to `accept` until it returns false or none are left.
     ///
-    /// An entry for which `accept` returns false is not counted as looked up, and comes again next time. Returns at least one entry
+    /// An entry for which `accept` returns false is not counted as looked up, and comes again next time. Hands over at least one entry
     /// unless the directory ends, but not all: it does not wait for the next page when it has something to give.
     ///
     /// # Errors
     /// `NotFound` if the directory is gone, `BadHandle`, `AccessDenied`, `Io`.
     pub async fn read_dir(
         &self,
-        _handle: HandleId,
-        _offset: u64,
-        _mode: DirMode,
-        _accept: &mut (dyn FnMut(&DirEntry<'_>) -> bool + Send),
+        handle: HandleId,
+        offset: u64,
+        mode: DirMode,
+        accept: &mut (dyn FnMut(&DirEntry<'_>) -> bool + Send),
     ) -> Result<()> {
-        Err(Error::new(ErrorKind::Io, "readdir"))
+        let dir = self.open_dirs.get("readdir", handle)?;
+        self.tree.read_dir(&dir, offset, mode, accept).await
     }
 
     /// Closes a directory. Unknown handles are ignored.
-    pub fn release_dir(&self, _handle: HandleId) {}
+    pub fn release_dir(&self, handle: HandleId) {
+        self.open_dirs.remove(handle);
+    }
 
-    /// The size of the file system.
+    /// The size of the file system: a bucket has no limit, so the numbers are large, and all free.
     pub fn statfs(&self) -> StatFs {
-        StatFs { block_size_bytes: 4096, blocks: 1 << 40, files: 1 << 40, name_max_bytes: 255 }
+        StatFs {
+            block_size_bytes: 4096,
+            blocks: 1 << 40,
+            files: 1 << 40,
+            name_max_bytes: NAME_MAX_BYTES as u32,
+        }
     }
 
-    /// The value of an extended attribute: `user.s3.etag`, `user.s3.storage_class`, ...
+    /// The value of an extended attribute: see [`crate::xattr`] for their names.
     ///
     /// # Errors
-    /// `NoAttribute`, `BadHandle`, `AccessDenied`, `Io`.
-    pub async fn xattr(&self, _ino: InodeNo, _name: &str) -> Result<Vec<u8>> {
-        Err(Error::new(ErrorKind::NoAttribute, "getxattr"))
+    /// `NoAttribute`, `BadHandle`, `NotFound`, `AccessDenied`, `Io`.
+    pub async fn xattr(&self, ino: InodeNo, name: &str) -> Result<Vec<u8>> {
+        let missing = || Error::new(ErrorKind::NoAttribute, "getxattr").with_name(name);
+        // `ls -l` asks for security labels and ACLs of every file: those never cost a request.
+        let attribute = xattr::Attribute::parse(name).ok_or_else(missing)?;
+        let known = self.tree.table.known("getxattr", ino)?;
+        if known.attr.kind == FileKind::Directory {
+            return Err(missing());
+        }
+        let key = self.tree.key("getxattr", ino)?;
+        if let Some(value) = known.meta.as_ref().and_then(|meta| attribute.of_listing(&key, meta)) {
+            return Ok(value.into_bytes());
+        }
+        let head = self.bucket.head(&key).await;
+        let head = head.map_err(|error| Error::from_store("getxattr", error).with_name(key.as_str()))?;
+        attribute.of_head(&head).map(String::into_bytes).ok_or_else(missing)
     }
 
-    /// The names of the extended attributes of `ino`.
+    /// The names of the extended attributes of `ino` that are known without a request.
     ///
     /// # Errors
-    /// As [`FileSystem::xattr`].
-    pub async fn xattr_names(&self, _ino: InodeNo) -> Result<Vec<String>> {
-        Ok(Vec::new())
+    /// `BadHandle`.
+    pub async fn xattr_names(&self, ino: InodeNo) -> Result<Vec<String>> {
+        let known = self.tree.table.known("listxattr", ino)?;
+        Ok(known.meta.map_or_else(Vec::new, |meta| xattr::names_of(&meta)))
+    }
+
+    /// What reads cost so far, and the memory they take.
+    pub fn read_stats(&self) -> ReadStats {
+        self.engine.stats()
+    }
+
+    /// How many inodes the kernel has references to, the root included.
+    pub fn inode_count(&self) -> usize {
+        self.tree.table.len()
+    }
+}
+
+impl std::fmt::Debug for FileSystem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileSystem")
+            .field("tree", &self.tree)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }

@@ -6,11 +6,25 @@
 #![forbid(unsafe_code)]
 
 pub mod attr;
+pub(crate) mod budget;
+pub(crate) mod cache;
+mod clock;
 pub mod config;
 pub mod error;
 pub mod filesystem;
+mod handle;
+mod inode;
+mod listing;
+mod open_file;
+mod path;
+pub(crate) mod read;
+mod readdir;
+mod resolve;
+mod tree;
+pub mod xattr;
 
 pub use attr::{Attr, DirEntry, DirMode, Entry, FileKind, HandleId, InodeNo, OpenedFile, StatFs};
 pub use config::{FsConfig, ReadConfig, Ttl};
 pub use error::{Error, ErrorKind, Result};
-pub use filesystem::{FileSystem, ReadData};
+pub use filesystem::FileSystem;
+pub use read::{MAX_READ_BYTES, ReadData, ReadStats};

@@ -1,0 +1,179 @@
+//! Open files: which version of an object each handle reads, and when it may move on to another.
+//!
+//! A reader never sees two versions mixed. A handle is pinned to the version it opened; once a byte of that version was
+//! delivered to anyone through this inode, the kernel's page cache may hold it, and every later read of a changed object is stale. Only while nothing was
+//! delivered may a handle follow the object to its new version.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use sluicefs_s3_client::{ByteRange, ObjectKey, ObjectMeta};
+
+use crate::attr::InodeNo;
+use crate::error::{Error, ErrorKind, Result};
+use crate::inode::table::is_same_version;
+use crate::read::{ObjectVersion, OpenObject, ReadData, ReadEngine};
+
+/// One version of one object, for all handles of an inode.
+#[derive(Debug)]
+struct Pinned {
+    meta: ObjectMeta,
+    version: Arc<ObjectVersion>,
+    /// A byte of this version went to the kernel.
+    delivered: AtomicBool,
+    /// Its reading state, while a handle has it open.
+    object: Mutex<Weak<OpenObject>>,
+}
+
+/// What the handles of an inode share.
+#[derive(Debug)]
+struct Shared {
+    key: ObjectKey,
+    current: Mutex<Arc<Pinned>>,
+}
+
+/// Files that were opened and not yet forgotten by the kernel.
+#[derive(Debug)]
+pub(crate) struct OpenFiles {
+    engine: Arc<ReadEngine>,
+    files: Mutex<FxHashMap<InodeNo, Arc<Shared>>>,
+}
+
+/// One open file.
+#[derive(Debug)]
+pub(crate) struct FileHandle {
+    pub(crate) ino: InodeNo,
+    file: Arc<Shared>,
+    pin: Mutex<(Arc<Pinned>, Arc<OpenObject>)>,
+    engine: Arc<ReadEngine>,
+}
+
+impl OpenFiles {
+    pub(crate) fn new(engine: Arc<ReadEngine>) -> Self {
+        Self { engine, files: Mutex::default() }
+    }
+
+    /// Opens the version `meta` of `ino`. Returns whether pages that the kernel holds of the inode are of that version.
+    pub(crate) fn open(&self, ino: InodeNo, key: ObjectKey, meta: ObjectMeta) -> (FileHandle, bool) {
+        let mut files = self.files.lock();
+        let file = files.entry(ino).or_insert_with(|| Arc::new(Shared::new(key, meta.clone())));
+        let file = Arc::clone(file);
+        drop(files);
+        file.supersede(&meta);
+        let pinned = file.current();
+        // Without an ETag in the listing, equal length and time do not prove that the pages are of this version.
+        let keep_cache = pinned.delivered.load(Ordering::Acquire) && meta.etag.is_some();
+        let object = pinned.open(&self.engine);
+        let engine = Arc::clone(&self.engine);
+        (FileHandle { ino, file, pin: Mutex::new((pinned, object)), engine }, keep_cache)
+    }
+
+    /// Whether the kernel may hold pages of the file: then only the store can tell whether they are still right.
+    pub(crate) fn was_delivered(&self, ino: InodeNo) -> bool {
+        let file = self.files.lock().get(&ino).cloned();
+        file.is_some_and(|file| file.current().delivered.load(Ordering::Acquire))
+    }
+
+    /// The object of `ino` was seen as `meta`: if that is another version, handles of the old one are stale or move on.
+    pub(crate) fn seen(&self, ino: InodeNo, meta: &ObjectMeta) {
+        let file = self.files.lock().get(&ino).cloned();
+        if let Some(file) = file {
+            file.supersede(meta);
+        }
+    }
+
+    /// The kernel has no more references to `ino`, nor pages of it.
+    pub(crate) fn forget(&self, ino: InodeNo) {
+        self.files.lock().remove(&ino);
+    }
+}
+
+impl Shared {
+    fn new(key: ObjectKey, meta: ObjectMeta) -> Self {
+        let pinned = Arc::new(Pinned::new(key.clone(), meta));
+        Self { key, current: Mutex::new(pinned) }
+    }
+
+    fn current(&self) -> Arc<Pinned> {
+        Arc::clone(&self.current.lock())
+    }
+
+    fn supersede(&self, meta: &ObjectMeta) {
+        let mut current = self.current.lock();
+        if !current.is_of(meta) {
+            *current = Arc::new(Pinned::new(self.key.clone(), meta.clone()));
+        }
+    }
+
+    /// Bytes of `pinned` are about to go to the kernel; false if the object has moved on meanwhile.
+    fn deliver(&self, pinned: &Arc<Pinned>) -> bool {
+        let current = self.current.lock();
+        let is_current = Arc::ptr_eq(&current, pinned);
+        if is_current {
+            pinned.delivered.store(true, Ordering::Release);
+        }
+        is_current
+    }
+}
+
+impl Pinned {
+    fn new(key: ObjectKey, meta: ObjectMeta) -> Self {
+        let version = ObjectVersion::new(key, meta.size, meta.etag.clone());
+        Self { meta, version: Arc::new(version), delivered: AtomicBool::new(false), object: Mutex::default() }
+    }
+
+    fn open(&self, engine: &Arc<ReadEngine>) -> Arc<OpenObject> {
+        let mut object = self.object.lock();
+        object.upgrade().unwrap_or_else(|| {
+            let opened = engine.open(Arc::clone(&self.version));
+            *object = Arc::downgrade(&opened);
+            opened
+        })
+    }
+
+    fn is_of(&self, meta: &ObjectMeta) -> bool {
+        // The listing may have had no ETag; then the first GET's counts.
+        match (&meta.etag, self.version.etag()) {
+            (Some(seen), Some(pinned)) => seen == pinned && meta.size == self.meta.size,
+            _ => is_same_version(meta, &self.meta),
+        }
+    }
+}
+
+impl FileHandle {
+    /// Reads from the version this handle is pinned to.
+    ///
+    /// # Errors
+    /// `Stale` if the object has changed: see [`FileHandle::may_move_on`]. `NotFound` if it is gone, `AccessDenied`, `Archived`, `Io`.
+    pub(crate) async fn read(&self, range: ByteRange) -> Result<ReadData> {
+        let (pinned, object) = self.pinned()?;
+        let data = object.read(range).await?;
+        if self.file.deliver(&pinned) { Ok(data) } else { Err(self.stale()) }
+    }
+
+    /// Whether no byte of the pinned version was delivered, so that a changed object may be read in its new version.
+    pub(crate) fn may_move_on(&self) -> bool {
+        !self.pin.lock().0.delivered.load(Ordering::Acquire)
+    }
+
+    /// The error of a read that would mix two versions.
+    pub(crate) fn stale(&self) -> Error {
+        Error::new(ErrorKind::Stale, "read").with_name(self.file.key.as_str())
+    }
+
+    /// The version to read: the current one, if this handle is of it or may move on to it.
+    fn pinned(&self) -> Result<(Arc<Pinned>, Arc<OpenObject>)> {
+        let current = self.file.current();
+        let mut pin = self.pin.lock();
+        if !Arc::ptr_eq(&pin.0, &current) {
+            if pin.0.delivered.load(Ordering::Acquire) {
+                return Err(self.stale());
+            }
+            let object = current.open(&self.engine);
+            *pin = (current, object);
+        }
+        Ok(pin.clone())
+    }
+}

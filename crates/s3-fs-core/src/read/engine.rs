@@ -1,0 +1,69 @@
+//! The read path of one file system: its memory, its cache, and what all open objects share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use sluicefs_s3_client::Bucket;
+use tokio::runtime::Handle;
+
+use super::object::OpenObject;
+use super::stats::{Counters, ReadStats};
+use super::version::ObjectVersion;
+use crate::budget::Budget;
+use crate::cache::BlockCache;
+use crate::config::ReadConfig;
+
+/// What reads ahead and what is in memory, of one file system.
+#[derive(Debug)]
+pub(crate) struct ReadEngine {
+    pub(super) bucket: Arc<dyn Bucket>,
+    pub(super) config: ReadConfig,
+    pub(super) runtime: Handle,
+    pub(super) cache: BlockCache,
+    pub(super) counters: Arc<Counters>,
+    /// Streams that read ahead, of all open objects.
+    pub(super) streams: AtomicUsize,
+    budget: Arc<Budget>,
+}
+
+impl ReadEngine {
+    /// A read path over `bucket`; fetches run on `runtime`. Makes no request and takes no memory yet.
+    pub(crate) fn new(bucket: Arc<dyn Bucket>, config: ReadConfig, runtime: Handle) -> Arc<Self> {
+        let budget = Budget::new(config.memory_limit_bytes);
+        let history_bytes = config.history_bytes.min(config.memory_limit_bytes / 4);
+        let cache = BlockCache::new(Arc::clone(&budget), history_bytes);
+        let counters = Arc::default();
+        Arc::new(Self { bucket, config, runtime, cache, counters, streams: AtomicUsize::new(0), budget })
+    }
+
+    /// Opens a version for reading. Makes no request.
+    ///
+    /// Open it once and share the result among all handles: streams are recognised across them. Opened again later, it finds the
+    /// blocks that are still in memory.
+    pub(crate) fn open(self: &Arc<Self>, version: Arc<ObjectVersion>) -> Arc<OpenObject> {
+        OpenObject::new(Arc::clone(self), version)
+    }
+
+    /// How much one stream may read ahead, so that all of them fit into memory.
+    pub(super) fn share_bytes(&self) -> u64 {
+        let streams = self.streams.load(Ordering::Relaxed).max(1) as u64;
+        self.config.memory_limit_bytes / 4 * 3 / streams
+    }
+
+    /// The counters.
+    pub(crate) fn stats(&self) -> ReadStats {
+        let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let c = &*self.counters;
+        ReadStats {
+            blocks_ready: get(&c.blocks_ready),
+            blocks_awaited: get(&c.blocks_awaited),
+            blocks_missed: get(&c.blocks_missed),
+            memory_waits: get(&c.memory_waits),
+            gets: get(&c.gets),
+            bytes_fetched: get(&c.bytes_fetched),
+            memory_bytes: self.budget.in_use_bytes(),
+            memory_peak_bytes: self.budget.peak_bytes(),
+            streams: self.streams.load(Ordering::Relaxed) as u64,
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Turns a claim into one GET and fills its blocks as the bytes arrive.
+//!
+//! Retries, resumed bodies and time limits are the bucket's business. Here a reply is held against the pinned version, and each byte
+//! is copied once, from the network's buffer into its block.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures::StreamExt;
+use sluicefs_s3_client::{self as s3, BodyStream, Bucket, ByteRange, GetRequest};
+
+use super::stats::Counters;
+use super::version::ObjectVersion;
+use crate::cache::Claim;
+use crate::error::{Error, Result};
+
+/// Objects up to this long are asked for whole, without a range, when no block of them is here: only then does the store send the
+/// checksum of what it stored. Their blocks are handed out when the last byte has been verified, which costs the first reader the time
+/// of at most this many bytes.
+pub(super) const VERIFIED_BYTES: u64 = 1 << 20;
+
+/// Fetches what `claim` claims; its waiters learn the outcome.
+pub(super) async fn fetch(
+    bucket: Arc<dyn Bucket>,
+    counters: Arc<Counters>,
+    version: Arc<ObjectVersion>,
+    mut claim: Claim,
+) {
+    if let Err(error) = try_fetch(&*bucket, &counters, &version, &mut claim).await {
+        tracing::debug!(key = %version.key(), range = %claim.range(), %error, "a fetch failed");
+        claim.fail(&error);
+    }
+}
+
+async fn try_fetch(
+    bucket: &dyn Bucket,
+    counters: &Counters,
+    version: &ObjectVersion,
+    claim: &mut Claim,
+) -> Result<()> {
+    let range = claim.range();
+    let is_whole = range == ByteRange::new(0, version.size()) && range.len() <= VERIFIED_BYTES;
+    let request = GetRequest {
+        key: version.key().clone(),
+        range: (!is_whole).then_some(range),
+        if_match: version.etag().cloned(),
+    };
+    counters.gets.fetch_add(1, Ordering::Relaxed);
+    let reply = bucket.get(request).await.map_err(|error| Error::from_store("read", error))?;
+    version.check(&reply.meta)?;
+    if reply.range != range {
+        return Err(corrupt(version, &format!("bytes {} instead of {range}", reply.range)));
+    }
+    let publish = if is_whole { Publish::AtEnd } else { Publish::Each };
+    receive(counters, version, claim, reply.body, publish).await
+}
+
+/// When blocks are handed to readers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Publish {
+    /// As soon as a block is full.
+    Each,
+    /// When the body has ended well: its checksum is known only then.
+    AtEnd,
+}
+
+async fn receive(
+    counters: &Counters,
+    version: &ObjectVersion,
+    claim: &mut Claim,
+    mut body: BodyStream,
+    publish: Publish,
+) -> Result<()> {
+    let range = claim.range();
+    let mut left = range.len();
+    let mut full = Vec::new();
+    let mut current = None;
+    while let Some(piece) = body.next().await {
+        let piece = piece.map_err(|error| Error::from_store("read", error))?;
+        Counters::add(&counters.bytes_fetched, piece.len() as u64);
+        if piece.len() as u64 > left {
+            return Err(corrupt(version, &format!("more than the {} bytes of {range}", range.len())));
+        }
+        left -= piece.len() as u64;
+        let mut rest = &piece[..];
+        while !rest.is_empty() {
+            let buffer = current.get_or_insert_with(|| claim.buffer(full.len() as u32));
+            let n = buffer.fill(rest);
+            rest = &rest[n..];
+            if !buffer.is_full() {
+                continue;
+            }
+            let buffer = current.take().expect("just filled");
+            match publish {
+                Publish::Each => claim.fill(buffer),
+                Publish::AtEnd => full.push(buffer),
+            }
+        }
+    }
+    if left > 0 {
+        return Err(corrupt(version, &format!("{left} of the {} bytes of {range} are missing", range.len())));
+    }
+    for buffer in full {
+        claim.fill(buffer);
+    }
+    Ok(())
+}
+
+fn corrupt(version: &ObjectVersion, message: &str) -> Error {
+    let error = s3::Error::new(s3::ErrorKind::Corrupt, "get").with_key(version.key().as_str());
+    Error::from_store("read", error.with_message(message))
+}

@@ -1,0 +1,252 @@
+//! Tables of reads and of what is fetched ahead of them. Units: KiB, so that blocks are 128.
+
+use super::*;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 10;
+const GIB: u64 = 1 << 20;
+
+fn streams(size_kib: u64) -> Streams {
+    Streams::new(Limits { size: size_kib * KIB, max_window_bytes: 128 << 20, max_part_bytes: 8 << 20 })
+}
+
+fn kib(start: u64, end: u64) -> ByteRange {
+    ByteRange::new(start * KIB, end * KIB)
+}
+
+impl Streams {
+    fn read(&mut self, start: u64, end: u64) -> Plan {
+        self.observe(kib(start, end), u64::MAX)
+    }
+
+    /// Reads and finds what it wants in memory.
+    fn ahead(&mut self, start: u64, end: u64) -> (u64, u64) {
+        let ahead = self.read(start, end).ahead;
+        (ahead.start / KIB, ahead.end / KIB)
+    }
+
+    /// Reads and has to wait.
+    fn ahead_waiting(&mut self, start: u64, end: u64) -> (u64, u64) {
+        let plan = self.read(start, end);
+        self.waited(plan.stream);
+        (plan.ahead.start / KIB, plan.ahead.end / KIB)
+    }
+}
+
+/// Each row: a read, and what is fetched ahead of it.
+fn check(size_kib: u64, rows: &[((u64, u64), (u64, u64))]) {
+    let mut streams = streams(size_kib);
+    for (at, ((start, end), expected)) in rows.iter().enumerate() {
+        assert_eq!(streams.ahead(*start, *end), *expected, "row {at}: read {start}..{end}");
+    }
+}
+
+#[test]
+fn a_first_read_from_the_start_fetches_the_first_mib() {
+    check(GIB, &[((0, 4), (128, MIB))]);
+    check(GIB, &[((0, 128), (128, MIB))]);
+    check(GIB, &[((0, MIB), (MIB, 2 * MIB))]);
+}
+
+#[test]
+fn a_small_object_read_from_the_start_is_fetched_whole() {
+    check(8 * MIB, &[((0, 4), (128, 8 * MIB)), ((4, 1024), (8 * MIB, 8 * MIB))]);
+    check(100, &[((0, 100), (100, 100))]);
+    check(8 * MIB + 1, &[((0, 4), (128, MIB))]);
+}
+
+#[test]
+fn random_reads_fetch_nothing_ahead() {
+    let mut streams = streams(GIB);
+    for n in 1..1000_u64 {
+        let start = n * 7919 % 8000 * 128 + 128;
+        assert_eq!(streams.ahead(start, start + 100), (start + 128, start + 128), "read {n}");
+        assert_eq!(streams.reading_ahead(), 0);
+    }
+}
+
+#[test]
+fn the_second_read_of_a_run_starts_a_window_of_one_mib() {
+    check(GIB, &[((5000, 5100), (5120, 5120)), ((5100, 5200), (5248, 7168))]);
+    // Rounded up to whole parts, so that requests begin at multiples of a MiB.
+}
+
+#[test]
+fn a_run_that_arrives_in_the_wrong_order_is_a_run() {
+    check(GIB, &[((5120, 6144), (6144, 6144)), ((4096, 5120), (6144, 8192)), ((6144, 7168), (8192, 8192))]);
+}
+
+#[test]
+fn reads_that_only_overlap_are_not_a_run() {
+    check(GIB, &[((5120, 5248), (5248, 5248)), ((5124, 5248), (5248, 5248)), ((5120, 5248), (5248, 5248))]);
+}
+
+#[test]
+fn the_window_stays_while_the_reader_never_waits() {
+    let mut streams = streams(GIB);
+    let mut planned = 0;
+    for start in (0..64 * MIB).step_by(128) {
+        planned = streams.ahead(start, start + 128).1.max(planned);
+        assert!(planned - start <= 3 * MIB, "{planned} planned at {start}");
+    }
+}
+
+#[test]
+fn the_window_doubles_with_each_plan_while_the_reader_waits() {
+    let mut streams = streams(GIB);
+    let mut windows = Vec::new();
+    let mut planned = 0;
+    for start in (0..512 * MIB).step_by(128) {
+        let plan = streams.read(start, start + 128);
+        streams.waited(plan.stream);
+        if !plan.ahead.is_empty() {
+            assert_eq!(plan.ahead.start, planned.max(128 * KIB), "no hole and nothing twice");
+            planned = plan.ahead.end;
+            windows.push((planned / KIB - start - 128).div_ceil(MIB));
+        }
+        assert!(planned / KIB >= (start + 128).min(GIB), "what is read was planned");
+    }
+    assert_eq!(windows[..9], [1, 3, 5, 9, 17, 34, 66, 132, 128], "MiB ahead at each plan");
+    assert!(windows[9..].iter().all(|w| (120..=136).contains(w)), "{windows:?}");
+}
+
+#[test]
+fn plans_are_made_before_half_the_window_is_used_up() {
+    let mut streams = streams(GIB);
+    let mut planned = 0;
+    for start in (0..256 * MIB).step_by(1024) {
+        let (_, end) = streams.ahead_waiting(start, start + 1024);
+        planned = end.max(planned);
+        let window = streams.streams[0].window / KIB;
+        assert!(planned - (start + 1024) >= window / 2, "{planned} planned at {start}, window {window}");
+    }
+}
+
+#[test]
+fn parts_grow_with_the_window_to_their_limit() {
+    let mut streams = streams(GIB);
+    let mut parts = Vec::new();
+    for start in (0..512 * MIB).step_by(1024) {
+        let plan = streams.read(start, start + 1024);
+        streams.waited(plan.stream);
+        parts.push(plan.part_bytes / KIB / MIB);
+    }
+    parts.dedup();
+    assert_eq!(parts, [1, 2, 4, 8]);
+}
+
+#[test]
+fn a_stream_ends_at_the_end_of_the_object() {
+    let mut streams = streams(20 * MIB + 3);
+    assert_eq!(streams.ahead_waiting(17 * MIB, 18 * MIB), (18 * MIB, 18 * MIB));
+    assert_eq!(streams.ahead_waiting(18 * MIB, 19 * MIB), (19 * MIB, 20 * MIB + 3));
+    assert_eq!(streams.reading_ahead(), 1);
+    assert_eq!(streams.ahead_waiting(19 * MIB, 20 * MIB + 3), (20 * MIB + 3, 20 * MIB + 3));
+    assert_eq!(streams.reading_ahead(), 0);
+}
+
+#[test]
+fn reads_behind_and_ahead_within_the_window_stay_in_the_stream() {
+    let mut streams = streams(GIB);
+    let first = streams.read(0, MIB).stream;
+    // The kernel's read-ahead, out of order; a skip forward; a look back.
+    for start in [2, 1, 4, 3, 5, 9, 6, 7, 8, 12] {
+        assert_eq!(streams.read(start * MIB, (start + 1) * MIB).stream, first, "at {start} MiB");
+    }
+    assert_ne!(streams.read(100 * MIB, 101 * MIB).stream, first);
+    assert_eq!(streams.read(13 * MIB, 14 * MIB).stream, first, "the jump did not end it");
+}
+
+#[test]
+fn sixteen_runs_are_told_apart() {
+    let mut streams = streams(64 * GIB);
+    let mut ids = Vec::new();
+    for round in 0..20 {
+        for run in 1..=12_u64 {
+            let start = run * GIB + round * 128;
+            let id = streams.read(start, start + 128).stream;
+            if round == 0 {
+                ids.push(id);
+            }
+            assert_eq!(id, ids[run as usize - 1], "round {round}, run {run}");
+        }
+        // A random reader besides them does not push them out.
+        for noise in 0..5 {
+            let start = 40 * GIB + (round * 5 + noise) * 10 * MIB;
+            streams.read(start, start + 4);
+        }
+    }
+    assert_eq!(streams.reading_ahead(), 12);
+}
+
+#[test]
+fn a_new_run_can_prove_itself_beside_many_old_ones() {
+    let mut streams = streams(64 * GIB);
+    for run in 1..=20_u64 {
+        // Two new runs whose reads alternate.
+        for round in 0..3 {
+            for twin in [0, GIB] {
+                let start = run * 2 * GIB + twin + round * 128;
+                streams.read(start, start + 128);
+            }
+        }
+        let last = &streams.streams[streams.streams.len() - 2..];
+        assert!(last.iter().all(|s| s.is_run), "at run {run}");
+        assert!(streams.streams.len() <= MAX_STREAMS);
+    }
+}
+
+#[test]
+fn what_was_fetched_ahead_of_a_dropped_stream_is_abandoned() {
+    let mut streams = streams(64 * GIB);
+    for run in 1..=16_u64 {
+        streams.read(run * GIB, run * GIB + 128);
+        assert_eq!(streams.read(run * GIB + 128, run * GIB + 256).abandoned, None);
+    }
+    let abandoned = streams.read(40 * GIB, 40 * GIB + 128).abandoned;
+    assert_eq!(abandoned, Some(kib(GIB + 256, GIB + 2 * MIB)));
+}
+
+#[test]
+fn long_runs_teach_that_the_next_one_will_be_long() {
+    let mut streams = streams(64 * GIB);
+    let mut ahead = Vec::new();
+    for run in 1..=8_u64 {
+        for start in (0..16 * MIB).step_by(1024) {
+            let start = run * GIB + start;
+            let (from, to) = streams.ahead(start, start + 1024);
+            if start == run * GIB {
+                ahead.push((to - from) / MIB);
+            }
+        }
+    }
+    assert_eq!(ahead[..2], [0, 2]);
+    assert!(ahead.is_sorted() && ahead[7] >= 6, "{ahead:?}");
+    // And a few random reads teach the opposite.
+    let fetched: u64 = (30..60).map(|n| streams.ahead(n * GIB, n * GIB + 128)).map(|(a, b)| b - a).sum();
+    assert!(fetched <= 8 * MIB, "{fetched} KiB ahead of random reads");
+}
+
+#[test]
+fn many_streams_share_the_memory() {
+    let mut streams = streams(GIB);
+    for start in (0..256 * MIB).step_by(1024) {
+        let plan = streams.observe(kib(start, start + 1024), 3 << 20);
+        streams.waited(plan.stream);
+        assert!(plan.ahead.end <= (start + 1024 + 4 * MIB) * KIB, "{plan:?} at {start}");
+    }
+    let plan = streams.observe(kib(256 * MIB, 257 * MIB), 0);
+    assert!(plan.part_bytes >= BLOCK_BYTES);
+}
+
+#[test]
+fn what_was_refused_is_planned_again() {
+    let mut streams = streams(GIB);
+    streams.ahead_waiting(0, MIB);
+    let plan = streams.read(MIB, 2 * MIB);
+    assert_eq!(plan.ahead, kib(2 * MIB, 4 * MIB));
+    streams.refused(plan.stream, 3 * MIB * KIB);
+    assert_eq!(streams.ahead(2 * MIB, 3 * MIB), (3 * MIB, 5 * MIB));
+    streams.refused(plan.stream, 0);
+    assert_eq!(streams.ahead(3 * MIB, 4 * MIB), (4 * MIB, 6 * MIB), "never behind the reader");
+}

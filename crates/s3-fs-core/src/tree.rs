@@ -1,0 +1,371 @@
+//! Names, kept in step with the store: the inode table, what listings told, and the requests that fill them.
+//!
+//! What is fresh is told from memory. What is not is asked for once, and everything the answer tells is kept.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use parking_lot::Mutex;
+use rustc_hash::FxHashSet;
+use sluicefs_s3_client::{Bucket, KeyPrefix, ObjectKey};
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use crate::attr::{DirEntry, DirMode, Entry, FileKind, InodeNo};
+use crate::config::FsConfig;
+use crate::error::{Error, ErrorKind, Result};
+use crate::inode::Remote;
+use crate::inode::negative::NegativeCache;
+use crate::inode::table::{Change, InodeTable};
+use crate::listing::cache::ListingCache;
+use crate::listing::merge::Hidden;
+use crate::listing::{At, Fragment, Listing, Named, OnHidden};
+use crate::open_file::OpenFiles;
+use crate::path::{self, NAME_MAX_BYTES};
+use crate::readdir::{DOT_ENTRIES, DirHandle};
+use crate::resolve::{self, Plan};
+
+/// At most so many hidden names are remembered as reported; after that they are no longer reported.
+const MAX_REPORTED: usize = 10_000;
+
+/// A page, then one nearer to the name, then the name alone.
+const MAX_PAGES_PER_LOOKUP: usize = 2;
+
+/// The tree of names of one mount.
+pub(crate) struct Tree {
+    bucket: Arc<dyn Bucket>,
+    pub(crate) table: InodeTable,
+    negative: NegativeCache,
+    listings: Arc<ListingCache>,
+    files: Arc<OpenFiles>,
+    runtime: Handle,
+    on_hidden: OnHidden,
+    ttl: Duration,
+    negative_ttl: Duration,
+}
+
+impl Tree {
+    pub(crate) fn new(
+        bucket: Arc<dyn Bucket>,
+        config: &FsConfig,
+        files: Arc<OpenFiles>,
+        runtime: Handle,
+    ) -> Self {
+        let on_hidden = report_once(Arc::clone(&bucket.identity().name));
+        Self {
+            bucket,
+            table: InodeTable::new(config),
+            negative: NegativeCache::default(),
+            listings: Arc::default(),
+            files,
+            runtime,
+            on_hidden,
+            ttl: config.metadata_ttl.duration(),
+            negative_ttl: config.negative_ttl.duration(),
+        }
+    }
+
+    // === Look-ups ===
+
+    /// Finds `name` in `parent` and counts the lookup.
+    pub(crate) async fn lookup(&self, parent: InodeNo, name: &str) -> Result<Entry> {
+        let not_found = || Error::new(ErrorKind::NotFound, "lookup").with_name(name);
+        if name.len() > NAME_MAX_BYTES {
+            return Err(Error::new(ErrorKind::NameTooLong, "lookup").with_name(name));
+        }
+        let prefix = self.table.directory("lookup", parent)?;
+        path::check_name(name).map_err(|_| not_found())?;
+        let now = Instant::now();
+        if let Some(entry) = self.table.lookup_fresh(parent, name, now) {
+            return Ok(entry);
+        }
+        if self.negative.get(parent, name, now).is_some() {
+            return Err(not_found());
+        }
+        let (seen, found) = match self.listings.find(parent, name, now, self.ttl) {
+            Some(found) => found,
+            None => self.ask(parent, &prefix, name).await?,
+        };
+        match found {
+            Some(Named { remote, .. }) => {
+                self.negative.remove(parent, name);
+                let mut entry = None;
+                self.apply(parent, name, &remote, seen, |e| entry.replace(e).is_none())?;
+                entry.ok_or_else(not_found)
+            }
+            None => {
+                self.negative.insert(parent, name, seen + self.negative_ttl);
+                Err(not_found())
+            }
+        }
+    }
+
+    /// Asks the store what `name` is: when that was, and the answer.
+    async fn ask(&self, parent: InodeNo, prefix: &KeyPrefix, name: &str) -> Result<(Instant, Option<Named>)> {
+        for _ in 0..MAX_PAGES_PER_LOOKUP {
+            let now = Instant::now();
+            let after = match self.listings.siblings(parent, |siblings| siblings.plan(name, now)) {
+                Plan::Direct => break,
+                Plan::FirstPage => None,
+                Plan::PageAfter(after) if self.bucket.traits().ordered_listing => Some(after),
+                Plan::PageAfter(_) => break,
+            };
+            if let Some(found) = self.page(parent, prefix, after).await?.find(name) {
+                return Ok(found);
+            }
+        }
+        let at = Instant::now();
+        let remote = resolve::resolve(&*self.bucket, prefix, name).await?;
+        Ok((at, remote.map(|remote| Named { name: Box::from(name), remote })))
+    }
+
+    /// The page of `dir` after the key `after`, fetched once for all who want it now.
+    async fn page(&self, dir: InodeNo, prefix: &KeyPrefix, after: Option<String>) -> Result<Arc<Fragment>> {
+        let fetch = || {
+            let (bucket, listings) = (Arc::clone(&self.bucket), Arc::clone(&self.listings));
+            let (prefix, after, on_hidden) = (prefix.clone(), after.clone(), Arc::clone(&self.on_hidden));
+            let fetch = async move {
+                let fetched =
+                    Fragment::fetch(&*bucket, &prefix, after.as_deref(), &on_hidden).await.map(Arc::new);
+                listings.landed(dir, &after, fetched.as_ref().ok().cloned());
+                fetched
+            };
+            fetch.boxed().shared()
+        };
+        self.listings.flight(dir, &after, fetch).await
+    }
+
+    /// Takes back `count` lookups of `ino`.
+    pub(crate) fn forget(&self, ino: InodeNo, count: u64) {
+        for gone in self.table.forget(ino, count) {
+            self.files.forget(gone);
+        }
+    }
+
+    // === Attributes ===
+
+    /// The attributes of `ino`, asked for again if they are no longer fresh.
+    pub(crate) async fn getattr(&self, ino: InodeNo) -> Result<Entry> {
+        let now = Instant::now();
+        let known = self.table.known("getattr", ino)?;
+        if known.attr.kind == FileKind::Directory {
+            // A directory's attributes never change, and its absence shows when it is looked up or read.
+            return Ok(Entry { attr: known.attr, ttl: self.ttl });
+        }
+        if known.valid_until > now {
+            return Ok(Entry { attr: known.attr, ttl: known.valid_until - now });
+        }
+        if let Some((seen, Some(Named { remote: Remote::File(meta), .. }))) =
+            self.listings.find(known.parent, &known.name, now, self.ttl)
+        {
+            self.files.seen(ino, &meta);
+            self.table.refresh(ino, meta, seen + self.ttl);
+        } else {
+            self.refresh("getattr", ino).await?;
+        }
+        let known = self.table.known("getattr", ino)?;
+        Ok(Entry { attr: known.attr, ttl: known.valid_until.saturating_duration_since(now) })
+    }
+
+    /// Whether what is known of `ino` may be told without asking.
+    pub(crate) fn is_fresh(&self, ino: InodeNo) -> bool {
+        self.table.known("open", ino).is_ok_and(|known| known.valid_until > Instant::now())
+    }
+
+    /// Asks the store for the file `ino` by HEAD; returns whether it has another version than before.
+    pub(crate) async fn refresh(&self, operation: &'static str, ino: InodeNo) -> Result<Change> {
+        let key = self.key(operation, ino)?;
+        let at = Instant::now();
+        match self.bucket.head(&key).await {
+            Ok(head) => {
+                self.files.seen(ino, &head.meta);
+                Ok(self.table.refresh(ino, head.meta, at + self.ttl))
+            }
+            Err(error) => {
+                self.table.expire(ino, at);
+                Err(Error::from_store(operation, error).with_name(key.as_str()))
+            }
+        }
+    }
+
+    /// The key of the file `ino`.
+    pub(crate) fn key(&self, operation: &'static str, ino: InodeNo) -> Result<ObjectKey> {
+        let known = self.table.known(operation, ino)?;
+        if known.attr.kind == FileKind::Directory {
+            return Err(Error::new(ErrorKind::IsADirectory, operation).with_name(&known.name));
+        }
+        let prefix = self.table.directory(operation, known.parent)?;
+        path::file_key(&prefix, &known.name)
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, operation).with_name(&known.name))
+    }
+
+    // === Directories ===
+
+    /// Opens the directory `ino`: begins to list it, unless somebody just did.
+    pub(crate) fn open_dir(&self, ino: InodeNo) -> Result<DirHandle> {
+        let prefix = self.table.directory("opendir", ino)?;
+        let known = self.table.known("opendir", ino)?;
+        let listing = self.listing(ino, &prefix);
+        if ino != InodeNo::ROOT {
+            self.list_ahead(known.parent, &known.name);
+        }
+        Ok(DirHandle::new(ino, known.parent, listing))
+    }
+
+    fn listing(&self, ino: InodeNo, prefix: &KeyPrefix) -> Arc<Listing> {
+        let fresh = self.listings.fresh_listing(ino, Instant::now(), self.ttl);
+        fresh.unwrap_or_else(|| {
+            let (bucket, on_hidden) = (Arc::clone(&self.bucket), Arc::clone(&self.on_hidden));
+            let listing = Listing::start(bucket, prefix.clone(), &self.runtime, on_hidden);
+            self.listings.insert_listing(ino, Arc::clone(&listing));
+            listing
+        })
+    }
+
+    /// Begins to list the siblings that a walk through `parent` will come to after `name`.
+    fn list_ahead(&self, parent: InodeNo, name: &str) {
+        let ahead = self.listings.walked(parent, name);
+        // The parent may have been forgotten meanwhile; then nobody walks it.
+        let Ok(prefix) = self.table.directory("opendir", parent) else { return };
+        for name in ahead {
+            let ino = self.table.number_of(parent, &name, FileKind::Directory);
+            self.listing(ino, &path::directory_prefix(&prefix, &name));
+        }
+    }
+
+    /// Hands entries from `offset` on to `accept`; see [`FileSystem::read_dir`](crate::FileSystem::read_dir).
+    pub(crate) async fn read_dir(
+        &self,
+        dir: &DirHandle,
+        offset: u64,
+        mode: DirMode,
+        accept: &mut (dyn FnMut(&DirEntry<'_>) -> bool + Send),
+    ) -> Result<()> {
+        if offset == 0 {
+            self.rewind(dir)?;
+        }
+        for (at, name, ino) in [(0, ".", dir.ino), (1, "..", dir.parent)] {
+            if offset <= at {
+                let attr =
+                    self.table.known("readdir", ino).or_else(|_| self.table.known("readdir", dir.ino))?.attr;
+                let entry = Entry { attr, ttl: Duration::ZERO };
+                if !accept(&DirEntry { name, entry, next_offset: at + 1 }) {
+                    return Ok(());
+                }
+            }
+        }
+        let listing = dir.listing();
+        let mut index = offset.saturating_sub(DOT_ENTRIES);
+        let mut at = listing.at(index).await.map_err(|e| self.readdir_error(dir, e))?;
+        if listing.is_absent() && dir.ino != InodeNo::ROOT {
+            return Err(Error::new(ErrorKind::NotFound, "readdir"));
+        }
+        while let At::Page(page, first) = at {
+            for named in &page.names[first..] {
+                index += 1;
+                if !self.offer(dir.ino, named, page.at, (mode, index + DOT_ENTRIES), accept)? {
+                    return Ok(());
+                }
+            }
+            at = match listing.poll_at(index) {
+                Some(at) => at.map_err(|e| self.readdir_error(dir, e))?,
+                None => return Ok(()),
+            };
+        }
+        Ok(())
+    }
+
+    fn rewind(&self, dir: &DirHandle) -> Result<()> {
+        let listing = dir.listing();
+        let is_old = listing.started + self.ttl <= Instant::now() && listing.was_read();
+        if is_old || listing.has_failed() {
+            let prefix = self.table.directory("readdir", dir.ino)?;
+            dir.rewind(self.listing(dir.ino, &prefix));
+        }
+        Ok(())
+    }
+
+    fn readdir_error(&self, dir: &DirHandle, error: Error) -> Error {
+        self.table.expire(dir.ino, Instant::now());
+        error
+    }
+
+    fn offer(
+        &self,
+        dir: InodeNo,
+        named: &Named,
+        seen: Instant,
+        (mode, next_offset): (DirMode, u64),
+        accept: &mut (dyn FnMut(&DirEntry<'_>) -> bool + Send),
+    ) -> Result<bool> {
+        let name = &*named.name;
+        match mode {
+            DirMode::Lookup => {
+                let accept = |entry| accept(&DirEntry { name, entry, next_offset });
+                self.apply(dir, name, &named.remote, seen, accept)
+            }
+            DirMode::Names => {
+                let entry = self.table.describe(dir, name, &named.remote);
+                Ok(accept(&DirEntry { name, entry, next_offset }))
+            }
+        }
+    }
+
+    /// Takes the store's word, `seen` then, on a name, into the table and to open files.
+    fn apply(
+        &self,
+        parent: InodeNo,
+        name: &str,
+        remote: &Remote,
+        seen: Instant,
+        accept: impl FnOnce(Entry) -> bool,
+    ) -> Result<bool> {
+        let mut ino = None;
+        let (accepted, change) =
+            self.table.apply((parent, name), remote, (Instant::now(), seen + self.ttl), |entry| {
+                ino = Some(entry.attr.ino);
+                accept(entry)
+            })?;
+        if let (Change::NewVersion, Some(ino), Remote::File(meta)) = (change, ino, remote) {
+            self.files.seen(ino, meta);
+        }
+        Ok(accepted)
+    }
+}
+
+impl std::fmt::Debug for Tree {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tree")
+            .field("bucket", &self.bucket)
+            .field("inodes", &self.table.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Logs each hidden name once.
+fn report_once(bucket: Arc<str>) -> OnHidden {
+    let numbers = RandomState::new();
+    let reported = Mutex::new(FxHashSet::<u64>::default());
+    Arc::new(move |prefix, hidden| {
+        let name = match hidden {
+            Hidden::Shadowed(name) | Hidden::Illegal(name, _) => name,
+        };
+        let mut reported = reported.lock();
+        if reported.len() >= MAX_REPORTED || !reported.insert(numbers.hash_one((prefix, name))) {
+            return;
+        }
+        let key = format!("{bucket}/{prefix}{}", name.escape_debug());
+        match hidden {
+            Hidden::Shadowed(_) => {
+                tracing::warn!(
+                    "hidden: the object {key} has the name of a directory; rename one of them to see it"
+                );
+            }
+            Hidden::Illegal(_, reason) => {
+                tracing::warn!("hidden: {key} {reason}, which no file name can have")
+            }
+        }
+    })
+}

@@ -1,0 +1,8 @@
+//! The file system without FUSE: over buckets in memory, with every request written down.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, unreachable_pub, reason = "test code")]
+
+mod directories;
+mod lookups;
+mod model;
+mod open_files;
+mod recorder;
