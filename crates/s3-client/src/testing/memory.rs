@@ -126,6 +126,8 @@ pub struct StoredObject {
     pub content: Content,
     /// What HEAD tells about it.
     pub head: ObjectHead,
+    /// The CRC-64/NVME of all its bytes in base64, where one was stored.
+    pub crc64nvme: Option<String>,
 }
 
 /// A bucket in memory. Cloning shares it.
@@ -173,8 +175,18 @@ impl MemoryBucket {
         };
         edit(&mut head);
         let key = ObjectKey::new(key).expect("tests put legal keys");
-        self.objects.write().insert(key, StoredObject { content, head });
+        self.objects.write().insert(key, StoredObject { content, head, crc64nvme: None });
         etag
+    }
+
+    /// Stores a checksum (base64) with an object, right or wrong; whether there is such an object.
+    pub fn set_crc64nvme(&self, key: &str, checksum: &str) -> bool {
+        let Ok(key) = ObjectKey::new(key) else { return false };
+        match self.objects.write().get_mut(&key) {
+            Some(stored) => stored.crc64nvme = Some(checksum.to_owned()),
+            None => return false,
+        }
+        true
     }
 
     /// Removes an object; whether there was one.
@@ -224,7 +236,7 @@ impl Bucket for MemoryBucket {
     async fn get(&self, request: GetRequest) -> Result<GetReply> {
         let error =
             |kind| Error::new(kind, "get").with_bucket(&self.identity.name).with_key(request.key.as_str());
-        let StoredObject { content, head } = self.find("get", &request.key)?;
+        let StoredObject { content, head, .. } = self.find("get", &request.key)?;
         if request.if_match.is_some() && request.if_match != head.meta.etag {
             return Err(error(ErrorKind::PreconditionFailed).with_status(412));
         }
@@ -253,46 +265,52 @@ impl Bucket for MemoryBucket {
 /// ListObjectsV2 over a sorted map; a token is the last name that was given out.
 fn list_page(objects: &BTreeMap<ObjectKey, StoredObject>, request: &ListRequest) -> ListPage {
     let prefix = request.prefix.as_str();
-    let after = match &request.continuation {
-        Some(token) => Some(token.0.clone()),
-        None => request.start_after.clone(),
-    };
+    let continued = request.continuation.as_ref().map(|token| token.0.as_str());
+    let after = continued.or(request.start_after.as_deref()).unwrap_or_default();
     let mut page = ListPage::default();
-    let mut last = after.clone().unwrap_or_default();
-    let max = usize::from(request.max_keys);
-    let start = match &after {
-        Some(after) if after.as_str() >= prefix && !after.is_empty() => Bound::Excluded(after.clone()),
-        _ => Bound::Included(prefix.to_owned()),
-    };
-    let start = match start {
-        Bound::Included(s) if s.is_empty() => Bound::Unbounded,
-        bound => bound.map(|s| {
-            ObjectKey::new(s.chars().take(crate::key::MAX_KEY_BYTES).collect::<String>()).expect("not empty")
-        }),
-    };
-    let mut count = 0;
-    for (key, stored) in objects.range((start, Bound::Unbounded)) {
-        let Some(rest) = key.as_str().strip_prefix(prefix) else { break };
-        let rolled_up = request
-            .delimiter
-            .then(|| rest.find('/'))
-            .flatten()
-            .map(|at| &key.as_str()[..prefix.len() + at + 1]);
-        let name = rolled_up.unwrap_or(key.as_str());
-        // A common prefix was given out whole: none of its keys may bring it again.
-        if rolled_up.is_some() && (last == name || (after.as_deref().is_some_and(|a| a.starts_with(name)))) {
-            continue;
-        }
-        if count == max {
-            page.next = Some(ContinuationToken(last));
+    let mut last = String::new();
+    let mut from = first_key(prefix, after, continued.is_some() && request.delimiter);
+    for count in 0.. {
+        let Some((key, stored)) = objects.range((from, Bound::Unbounded)).next() else { return page };
+        let Some(rest) = key.as_str().strip_prefix(prefix) else { return page };
+        if count == usize::from(request.max_keys) {
+            page.next = (count > 0).then_some(ContinuationToken(last));
             return page;
         }
-        match rolled_up {
-            Some(common) => page.common_prefixes.push(KeyPrefix::new(common)),
-            None => page.objects.push(ListedObject { key: key.clone(), meta: stored.head.meta.clone() }),
+        let slash = if request.delimiter { rest.find('/') } else { None };
+        match slash {
+            None => {
+                page.objects.push(ListedObject { key: key.clone(), meta: stored.head.meta.clone() });
+                from = Bound::Excluded(key.clone());
+                key.as_str().clone_into(&mut last);
+            }
+            Some(at) => {
+                let common = &key.as_str()[..=prefix.len() + at];
+                page.common_prefixes.push(KeyPrefix::new(common));
+                from = past(common);
+                common.clone_into(&mut last);
+            }
         }
-        last = name.to_owned();
-        count += 1;
     }
     page
+}
+
+/// Where a listing begins that has prefix `prefix` and comes after the name `after`.
+fn first_key(prefix: &str, after: &str, after_may_be_rolled_up: bool) -> Bound<ObjectKey> {
+    if after_may_be_rolled_up && after.len() > prefix.len() && after.ends_with('/') {
+        return past(after);
+    }
+    match ObjectKey::new(if after >= prefix { after } else { prefix }) {
+        Ok(key) if after >= prefix => Bound::Excluded(key),
+        Ok(key) => Bound::Included(key),
+        // Both are empty, or longer than any key.
+        Err(_) => Bound::Unbounded,
+    }
+}
+
+/// After all keys that begin with `common`, which ends in a slash.
+fn past(common: &str) -> Bound<ObjectKey> {
+    // `0` follows `/` in ASCII, and nothing lies between in UTF-8.
+    let next = format!("{}0", &common[..common.len() - 1]);
+    Bound::Included(ObjectKey::new(next).expect("as long as the common prefix of a key"))
 }
