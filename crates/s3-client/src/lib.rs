@@ -11,8 +11,10 @@ pub mod config;
 mod credentials;
 pub mod endpoint;
 pub mod error;
+pub mod interop;
 pub mod key;
 pub mod limiter;
+pub mod open;
 pub mod reliable;
 mod resume;
 pub mod retry;
@@ -29,5 +31,6 @@ pub use bucket::{
 pub use config::{ClientConfig, CredentialSource};
 pub use error::{Error, ErrorKind, Result};
 pub use key::{ByteRange, ContinuationToken, ETag, KeyPrefix, ObjectKey};
+pub use open::BucketUrl;
 pub use reliable::ReliableBucket;
 pub use retry::RetryConfig;

@@ -1,0 +1,3 @@
+//! Other crates' stores as buckets.
+
+pub mod object_store;
