@@ -33,9 +33,9 @@ use crate::verify::{self, PageTrail};
 /// - Every answer is checked against its request; one that contradicts it is asked for again twice, then is `Corrupt`.
 ///
 /// # Checksums of whole objects
-/// The bytes of a GET without a range are unverified until the body ends cleanly: a checksum mismatch is the last item of the stream,
-/// `Corrupt`, after all bytes were handed out. It is not retried here, since bytes cannot be taken back. A body that had to be resumed
-/// ends without that check, as any range does.
+/// The bytes of a GET without a range are unverified until the body ends cleanly: a checksum mismatch may be the last item of the
+/// stream, `Corrupt`, after bytes were handed out. Bytes cannot be taken back, so that is retried only while none were: where the whole
+/// object came in one piece. A body that had to be resumed after its first piece ends without that check, as any range does.
 ///
 /// # Cancel safety
 /// Every call and body may be dropped at any time.

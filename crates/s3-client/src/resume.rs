@@ -31,6 +31,7 @@ pub(crate) fn body(
         shared,
         request: GetRequest { if_match: reply.meta.etag.clone().or(request.if_match), ..request },
         first: reply.meta,
+        start: wanted.start,
         at: wanted.start,
         end_byte: wanted.end,
         body: Some(reply.body),
@@ -44,6 +45,8 @@ struct Resumed {
     shared: Arc<Shared>,
     request: GetRequest,
     first: ObjectMeta,
+    /// The first byte wanted.
+    start: u64,
     /// The next byte wanted.
     at: u64,
     end_byte: u64,
@@ -126,7 +129,10 @@ impl Resumed {
                 // The piece is longer than what is left, so that what is left fits a usize.
                 Some(Ok(piece)) if self.end == End::Cut => return Ok(piece.slice(..room as usize)),
                 Some(Ok(_)) => return Err(Failure::Final(self.too_long())),
-                Some(Err(error)) if error.kind() == ErrorKind::Corrupt => return Err(Failure::Final(error)),
+                // A checksum is of all bytes: those that were handed out cannot be taken back.
+                Some(Err(error)) if error.kind() == ErrorKind::Corrupt && self.at > self.start => {
+                    return Err(Failure::Final(error));
+                }
                 Some(Err(error)) => return Err(Failure::Broken(error)),
                 None => {
                     let message = format!("the body ended at byte {} of {}", self.at, self.end_byte);
@@ -137,12 +143,20 @@ impl Resumed {
     }
 
     async fn reopen(&mut self, attempts: &Attempts<'_>) -> Result<BodyStream> {
-        self.request.range = Some(ByteRange::new(self.at, self.end_byte));
+        // While nothing was handed out, a whole object is asked for as one again: only then does its checksum come along.
+        let whole = self.end == End::Checksum && self.at == self.start;
+        if !whole {
+            self.request.range = Some(ByteRange::new(self.at, self.end_byte));
+        }
         let (wanted, reply) = attempts.get(&self.request).await?;
         verify::same_version(&self.first, &reply.meta).map_err(|error| {
             error.with_bucket(&self.shared.inner.identity().name).with_key(self.request.key.as_str())
         })?;
-        self.end = if reply.range.end > wanted.end { End::Cut } else { End::Exact };
+        self.end = match () {
+            () if whole => End::Checksum,
+            () if reply.range.end > wanted.end => End::Cut,
+            () => End::Exact,
+        };
         Ok(reply.body)
     }
 

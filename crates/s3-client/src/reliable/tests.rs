@@ -248,7 +248,7 @@ async fn other_etags_than_the_one_asked_for_are_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn a_wrong_checksum_ends_the_stream_and_is_not_resumed() {
-    let (bucket, faulty) = bucket([get(Fault::ChecksumMismatch)]);
+    let (bucket, faulty) = bucket([get(Fault::ChecksumMismatch(SIZE))]);
     let mut body = bucket.get(request(None)).await.unwrap().body;
     let mut length = 0;
     let error = loop {
@@ -260,6 +260,18 @@ async fn a_wrong_checksum_ends_the_stream_and_is_not_resumed() {
     assert_eq!((error.kind(), length), (ErrorKind::Corrupt, SIZE));
     assert!(body.next().await.is_none());
     assert_eq!(faulty.requests().of(Operation::Get), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_checksum_before_the_first_byte_is_asked_for_again() {
+    for (when, requests, good) in [(When::First(2), 3, true), (When::Always, 3, false)] {
+        let (bucket, faulty) = bucket([get(Fault::ChecksumMismatch(0)).when(when)]);
+        match read(&bucket, None).await {
+            Ok(bytes) => assert!(good && bytes == pattern(1, ByteRange::new(0, SIZE))),
+            Err(error) => assert!(!good && error.kind() == ErrorKind::Corrupt, "{error}"),
+        }
+        assert_eq!(faulty.requests().of(Operation::Get), requests);
+    }
 }
 
 #[tokio::test(start_paused = true)]

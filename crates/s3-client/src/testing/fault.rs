@@ -35,8 +35,8 @@ pub enum Fault {
     BodyTooLong,
     /// The byte at this offset of the body has a wrong bit, and nothing tells.
     BitFlip(u64),
-    /// The body is whole, then turns out not to match its checksum.
-    ChecksumMismatch,
+    /// The body turns out not to match its checksum after so many bytes.
+    ChecksumMismatch(u64),
     /// The reply names another ETag.
     WrongETag,
     /// The reply names no ETag.
@@ -193,9 +193,9 @@ fn edit_reply(reply: GetReply, fault: Fault) -> GetReply {
         Fault::BodyStalls(at) => Box::pin(cut(body, at).chain(stream::pending())),
         Fault::BodyTooLong => Box::pin(body.chain(stream::iter([Ok(Bytes::from_static(b"!"))]))),
         Fault::BitFlip(at) => flip(body, at),
-        Fault::ChecksumMismatch => {
+        Fault::ChecksumMismatch(after) => {
             let error = Error::new(ErrorKind::Corrupt, "get").with_message("the checksum does not match");
-            Box::pin(body.chain(stream::iter([Err(error)])))
+            Box::pin(cut(body, after).chain(stream::iter([Err(error)])))
         }
         Fault::WrongETag => {
             meta.etag = Some(ETag::new("\"another\""));
