@@ -15,7 +15,7 @@ use sluicefs_s3_client::testing::memory::StoredObject;
 use sluicefs_s3_client::testing::{Content, MemoryBucket};
 use sluicefs_s3_client::{
     Bucket as _, ByteRange, ContinuationToken, ErrorKind, KeyPrefix, ListPage, ListRequest, ObjectHead,
-    ObjectKey, StorageClass,
+    ObjectKey, ObjectMeta, StorageClass,
 };
 
 use crate::names::{form_decode, form_encode};
@@ -112,7 +112,7 @@ impl S3 for Store {
             content_length: Some(length(head.meta.size)),
             content_type: head.content_type.clone(),
             e_tag: etag(&head),
-            last_modified: Some(last_modified(&head)),
+            last_modified: Some(last_modified(&head.meta)),
             metadata: metadata(&head),
             restore: restore(&head),
             server_side_encryption: head.encryption.clone().map(Into::into),
@@ -156,7 +156,7 @@ impl S3 for Store {
             content_range,
             content_type: head.content_type.clone(),
             e_tag: etag(&head),
-            last_modified: Some(last_modified(&head)),
+            last_modified: Some(last_modified(&head.meta)),
             metadata: metadata(&head),
             restore: restore(&head),
             server_side_encryption: head.encryption.clone().map(Into::into),
@@ -265,8 +265,8 @@ fn etag(head: &ObjectHead) -> Option<dto::ETag> {
     Some(dto::ETag::parse_http_header(text.as_bytes()).unwrap_or(dto::ETag::Strong(text)))
 }
 
-fn last_modified(head: &ObjectHead) -> Timestamp {
-    let seconds = u64::try_from(head.meta.last_modified.secs).unwrap_or_default();
+fn last_modified(meta: &ObjectMeta) -> Timestamp {
+    let seconds = u64::try_from(meta.last_modified.secs).unwrap_or_default();
     Timestamp::from(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
@@ -335,13 +335,10 @@ async fn whole_listing(bucket: &MemoryBucket, mut request: ListRequest) -> S3Res
 fn page_output(input: dto::ListObjectsV2Input, page: ListPage) -> dto::ListObjectsV2Output {
     let encoded = input.encoding_type.as_ref().is_some_and(|e| e.as_str() == dto::EncodingType::URL);
     let encode = |name: &str| if encoded { form_encode(name) } else { name.to_owned() };
-    let object = |key: &ObjectKey, meta: &sluicefs_s3_client::ObjectMeta| dto::Object {
+    let object = |key: &ObjectKey, meta: &ObjectMeta| dto::Object {
         e_tag: meta.etag.as_ref().and_then(|e| dto::ETag::parse_http_header(e.to_string().as_bytes()).ok()),
         key: Some(encode(key.as_str())),
-        last_modified: Some(
-            SystemTime::UNIX_EPOCH + Duration::from_secs(meta.last_modified.secs.unsigned_abs()),
-        )
-        .map(Timestamp::from),
+        last_modified: Some(last_modified(meta)),
         size: Some(length(meta.size)),
         storage_class: Some(meta.storage_class.as_str().to_owned().into()),
         ..Default::default()

@@ -1,0 +1,93 @@
+//! The contract over the wire: the SDK bucket against the embedded server, with and without the retry loop, and object_store.
+
+use std::sync::Arc;
+
+use sluicefs_embedded_s3::{EmbeddedS3, EmbeddedS3Config, MemoryBucket};
+use sluicefs_s3_client::config::{Secret, StaticKeys};
+use sluicefs_s3_client::interop::object_store::ObjectStoreBucket;
+use sluicefs_s3_client::testing::contract::{Objects, Skip, Subject, bucket_contract};
+use sluicefs_s3_client::{
+    AwsBucket, BucketIdentity, ClientConfig, CredentialSource, ReliableBucket, RetryConfig,
+};
+
+/// The name of the one bucket that a server of these tests has.
+pub(crate) const BUCKET: &str = "bucket";
+
+/// A server with one bucket.
+pub(crate) async fn serve(bucket: MemoryBucket) -> EmbeddedS3 {
+    EmbeddedS3::start(EmbeddedS3Config::new([(BUCKET, bucket)])).await.unwrap()
+}
+
+/// The one bucket of `server`, each request sent once.
+pub(crate) async fn aws_bucket(server: &EmbeddedS3) -> AwsBucket {
+    let defaults = EmbeddedS3Config::new::<String>([]);
+    let keys = StaticKeys {
+        access_key_id: defaults.access_key_id,
+        secret_access_key: Secret::new(defaults.secret_access_key),
+        session_token: None,
+    };
+    let config = ClientConfig {
+        region: Some(defaults.region),
+        endpoint_url: Some(server.endpoint_url()),
+        credentials: CredentialSource::Static(keys),
+        ..ClientConfig::default()
+    };
+    AwsBucket::connect(BUCKET, &config).await.unwrap()
+}
+
+async fn served(objects: Objects) -> (AwsBucket, EmbeddedS3) {
+    let bucket = MemoryBucket::new(BUCKET);
+    objects.into_iter().for_each(|(key, bytes)| _ = bucket.put(&key, bytes));
+    let server = serve(bucket).await;
+    (aws_bucket(&server).await, server)
+}
+
+#[tokio::test]
+async fn aws_bucket_keeps_the_contract() {
+    let make = async |objects| {
+        let (bucket, server) = served(objects).await;
+        Subject { bucket: Arc::new(bucket), keep: Box::new(server) }
+    };
+    bucket_contract(make, &[]).await;
+}
+
+#[tokio::test]
+async fn aws_bucket_with_retries_keeps_the_contract() {
+    let make = async |objects| {
+        let (bucket, server) = served(objects).await;
+        let reliable = ReliableBucket::new(Arc::new(bucket), RetryConfig::default());
+        Subject { bucket: Arc::new(reliable), keep: Box::new(server) }
+    };
+    bucket_contract(make, &[]).await;
+}
+
+#[tokio::test]
+async fn object_store_in_memory_keeps_the_contract_for_keys_that_are_paths() {
+    use object_store::ObjectStoreExt;
+    let make = async |objects: Objects| {
+        let store = object_store::memory::InMemory::new();
+        for (key, bytes) in objects {
+            store.put(&object_store::path::Path::parse(key).unwrap(), bytes.into()).await.unwrap();
+        }
+        let identity = BucketIdentity { endpoint: Arc::from("memory"), name: Arc::from("memory:") };
+        Subject::new(ObjectStoreBucket::new(Arc::new(store), identity))
+    };
+    bucket_contract(make, &[Skip::OddKeys]).await;
+}
+
+#[tokio::test]
+async fn a_directory_keeps_the_contract_for_keys_that_are_paths() {
+    let make = async |objects: Objects| {
+        let directory = tempfile::tempdir().unwrap();
+        for (key, bytes) in objects {
+            let path = directory.path().join(key);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, bytes).unwrap();
+        }
+        let store = object_store::local::LocalFileSystem::new_with_prefix(directory.path()).unwrap();
+        let identity = BucketIdentity { endpoint: Arc::from("file"), name: Arc::from("file:") };
+        let bucket = ObjectStoreBucket::new(Arc::new(store), identity);
+        Subject { bucket: Arc::new(bucket), keep: Box::new(directory) }
+    };
+    bucket_contract(make, &[Skip::OddKeys]).await;
+}
