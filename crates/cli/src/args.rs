@@ -1,0 +1,145 @@
+//! The command line of `sluicefs`. Every text of `--help` and of the reference is the comment of its field here.
+
+mod mount;
+mod values;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueHint};
+use clap_complete::Shell;
+use sluicefs_csi::Endpoint;
+
+use crate::failure::EXIT_CODES_HELP;
+
+pub(crate) use mount::{BucketTypeArg, LogArgs, MountArgs, StoreArgs};
+pub(crate) use values::TtlArg;
+
+/// Mounts an S3 bucket as a file system.
+#[derive(Debug, Parser)]
+#[command(name = "sluicefs", version, max_term_width = 100, after_help = EXIT_CODES_HELP)]
+#[command(after_long_help = EXIT_CODES_HELP, propagate_version = true, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Mounts a bucket, or a part of it, on a directory.
+    ///
+    /// Returns when the mount answers; the process that serves it goes on in the background until the directory is unmounted.
+    /// Credentials and region are found as the AWS command line finds them.
+    #[command(after_help = MOUNT_EXAMPLES, after_long_help = MOUNT_EXAMPLES)]
+    Mount(Box<MountArgs>),
+    /// Unmounts a directory.
+    Unmount(UnmountArgs),
+    /// Shows a mount at work on this machine, without an account: starts a small S3 server, mounts it, reads a model back.
+    Demo(DemoArgs),
+    /// Serves the Container Storage Interface (its identity service) for Kubernetes.
+    Csi(CsiArgs),
+    /// Prints the completions for a shell.
+    #[command(after_help = "Example:\n\n    sluicefs completions bash > /etc/bash_completion.d/sluicefs")]
+    Completions(CompletionsArgs),
+    /// Prints the reference of the command line as Markdown.
+    #[command(hide = true)]
+    DocsMarkdown,
+}
+
+const MOUNT_EXAMPLES: &str = "\
+Examples:
+
+    sluicefs mount my-bucket /mnt/models
+    sluicefs mount --region eu-west-1 s3://my-bucket/llama/ /mnt/models
+    sluicefs mount --no-sign-request --metadata-ttl indefinite public-bucket /mnt/data
+    sluicefs mount --endpoint-url http://127.0.0.1:9000 my-bucket /mnt/models
+    sluicefs mount file:///srv/models /mnt/models";
+
+/// What to unmount.
+#[derive(Debug, Args)]
+pub(crate) struct UnmountArgs {
+    /// The directory that something is mounted on.
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) dir: PathBuf,
+    /// Unmount even while it is in use: files that are open live until they are closed.
+    #[arg(short, long)]
+    pub(crate) lazy: bool,
+}
+
+/// How to demonstrate.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Leave it mounted until Ctrl-C, to look around.
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// The size of the model, in MiB.
+    #[arg(long, hide = true, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    pub(crate) size: u64,
+    #[command(flatten)]
+    pub(crate) logs: LogArgs,
+}
+
+/// Where to serve.
+#[derive(Debug, Args)]
+pub(crate) struct CsiArgs {
+    /// The socket to listen on.
+    #[arg(long, value_name = "URL", env = "CSI_ENDPOINT", default_value = "unix:///csi/csi.sock")]
+    pub(crate) endpoint: Endpoint,
+    #[command(flatten)]
+    pub(crate) logs: LogArgs,
+}
+
+/// Which completions.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell.
+    pub(crate) shell: Shell,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_visible_argument_has_a_text() {
+        fn check(command: &clap::Command) {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
+                assert!(arg.get_help().is_some(), "{} {}", command.get_name(), arg.get_id());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+
+    #[test]
+    fn takes_the_line_that_mount_s3_takes() {
+        let cli =
+            Cli::try_parse_from(["sluicefs", "mount", "--region", "us-west-2", "my-bucket", "/opt/model/"]);
+        let Ok(Cli { command: Command::Mount(args) }) = cli else { panic!("{cli:?}") };
+        assert_eq!((args.store.region.as_deref(), args.bucket.as_str()), (Some("us-west-2"), "my-bucket"));
+        assert_eq!(args.dir, PathBuf::from("/opt/model/"));
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for extra in [
+            &["--allow-root", "--allow-other"][..],
+            &["--no-sign-request", "--profile", "p"],
+            &["--no-log", "--debug"],
+            &["--prefix", "a"],
+            &["--dir-mode", "999"],
+            &["--metadata-ttl", "soon"],
+        ] {
+            let line = ["sluicefs", "mount", "b", "/d"].iter().chain(extra);
+            assert!(Cli::try_parse_from(line).is_err(), "{extra:?}");
+        }
+    }
+}

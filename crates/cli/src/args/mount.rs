@@ -1,0 +1,180 @@
+//! The options of a mount. Names and meanings are those of Mountpoint's `mount-s3` wherever the meaning is the same.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum, ValueHint};
+
+use super::values::{TtlArg, mebibytes, mode, prefix, seconds};
+
+/// Mounts a bucket, or a part of it, on a directory.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct MountArgs {
+    /// What to mount: a bucket's name, s3://bucket/prefix/, the ARN or alias of an access point, file:///dir for a local
+    /// directory, or memory: for an empty bucket in memory.
+    #[arg(value_name = "BUCKET")]
+    pub(crate) bucket: String,
+    /// The directory to mount on. It must exist.
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    #[command(flatten)]
+    pub(crate) files: FileArgs,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArgs,
+    #[command(flatten)]
+    pub(crate) process: ProcessArgs,
+    #[command(flatten)]
+    pub(crate) logs: LogArgs,
+}
+
+/// Which bucket, where, and as whom.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Bucket and credentials")]
+pub(crate) struct StoreArgs {
+    /// Mount only the keys that begin with this, as if it were the bucket's root. Ends in "/". [default: the whole bucket]
+    #[arg(long, value_parser = prefix)]
+    pub(crate) prefix: Option<String>,
+    /// The bucket's region. Without it AWS_REGION, the profile and EC2 instance metadata are asked; a wrong guess is corrected by
+    /// the server.
+    #[arg(long)]
+    pub(crate) region: Option<String>,
+    /// The URL of an S3-compatible service, such as https://minio.example.com:9000. AWS_ENDPOINT_URL_S3 and AWS_ENDPOINT_URL are read
+    /// too. [default: Amazon S3]
+    #[arg(long, value_name = "URL", value_hint = ValueHint::Url)]
+    pub(crate) endpoint_url: Option<String>,
+    /// Put the bucket's name into the path of URLs, not into the host name. This is the default at an --endpoint-url.
+    #[arg(long)]
+    pub(crate) force_path_style: bool,
+    /// Use the bucket's transfer-acceleration endpoint.
+    #[arg(long)]
+    pub(crate) transfer_acceleration: bool,
+    /// Use an endpoint that has IPv6 and IPv4 addresses.
+    #[arg(long)]
+    pub(crate) dual_stack: bool,
+    /// Agree to pay for the requests, as requester-pays buckets demand.
+    #[arg(long)]
+    pub(crate) requester_pays: bool,
+    /// The kind of bucket, where its name does not tell (S3 Express names end in --x-s3).
+    #[arg(long, value_enum)]
+    pub(crate) bucket_type: Option<BucketTypeArg>,
+    /// The 12-digit account that must own the bucket; anybody else's is refused.
+    #[arg(long, value_name = "ACCOUNT")]
+    pub(crate) expected_bucket_owner: Option<String>,
+    /// Send no credentials: for public buckets.
+    #[arg(long, conflicts_with = "profile")]
+    pub(crate) no_sign_request: bool,
+    /// The profile of ~/.aws/config and ~/.aws/credentials to use. [default: AWS_PROFILE, else the whole chain of sources]
+    #[arg(long)]
+    pub(crate) profile: Option<String>,
+    /// A PEM file of certificates to trust besides the system's. AWS_CA_BUNDLE is read too.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) ca_bundle: Option<PathBuf>,
+    /// A file with the key that the objects are encrypted with (SSE-C): 32 bytes, or those in base64.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) sse_c_key_file: Option<PathBuf>,
+    /// Begin the User-Agent header of every request with this, to find the mount in access logs.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) user_agent_prefix: Option<String>,
+    /// Give up on a request, retries included, after this many seconds; the reader then gets an input/output error. [default: 60]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) op_timeout: Option<Duration>,
+}
+
+/// `--bucket-type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BucketTypeArg {
+    /// An ordinary bucket.
+    GeneralPurpose,
+    /// S3 Express One Zone.
+    Directory,
+}
+
+/// Who may see the files, and as whose.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Files and access")]
+pub(crate) struct FileArgs {
+    /// Refuse all changes. This version always does.
+    #[arg(long)]
+    pub(crate) read_only: bool,
+    /// Let root use the mount too. Needs user_allow_other in /etc/fuse.conf unless you are root.
+    #[arg(long, conflicts_with = "allow_other")]
+    pub(crate) allow_root: bool,
+    /// Let all users use the mount, as far as the permission bits allow. Needs user_allow_other in /etc/fuse.conf unless you are
+    /// root.
+    #[arg(long)]
+    pub(crate) allow_other: bool,
+    /// The owner of all files and directories. [default: you]
+    #[arg(long)]
+    pub(crate) uid: Option<u32>,
+    /// The group of all files and directories. [default: yours]
+    #[arg(long)]
+    pub(crate) gid: Option<u32>,
+    /// The permission bits of directories, in octal.
+    #[arg(long, value_name = "MODE", value_parser = mode, default_value = "0755")]
+    pub(crate) dir_mode: u16,
+    /// The permission bits of files, in octal.
+    #[arg(long, value_name = "MODE", value_parser = mode, default_value = "0644")]
+    pub(crate) file_mode: u16,
+}
+
+/// What is kept, and how far reading runs ahead.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Caching and memory")]
+pub(crate) struct ReadingArgs {
+    /// How long names, sizes and listings are believed: a number of seconds, "indefinite" for data that never changes, or "minimal"
+    /// to ask each time. [default: 1; as mount-s3: minimal]
+    #[arg(long, value_name = "SECONDS|indefinite|minimal")]
+    pub(crate) metadata_ttl: Option<TtlArg>,
+    /// How long the absence of a name is believed. [default: as --metadata-ttl]
+    #[arg(long, value_name = "SECONDS|indefinite|minimal")]
+    pub(crate) negative_metadata_ttl: Option<TtlArg>,
+    /// The memory for read buffers and cached blocks, in MiB. [default: an eighth of the RAM or of the container's limit,
+    /// from 128 to 1024]
+    #[arg(long, value_name = "MIB", value_parser = mebibytes)]
+    pub(crate) memory_target: Option<u64>,
+    /// The largest single GET, in bytes. [default: 8388608]
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) read_part_size: Option<u64>,
+    /// The same as --read-part-size, which wins where both are given.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) part_size: Option<u64>,
+    /// How far the kernel itself reads ahead, in KiB. Setting it needs root. [default: chosen for the mount]
+    #[arg(long, value_name = "KIB")]
+    pub(crate) read_ahead_kb: Option<u32>,
+}
+
+/// How the process runs.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Process")]
+pub(crate) struct ProcessArgs {
+    /// Stay in the foreground; SIGINT (Ctrl-C) and SIGTERM unmount. Without it the command returns when the mount answers.
+    #[arg(short, long)]
+    pub(crate) foreground: bool,
+    /// Not supported: the mount point of a killed process stays until it is unmounted, or until the next mount there, which cleans
+    /// it.
+    #[arg(long, hide = true)]
+    pub(crate) auto_unmount: bool,
+    /// Tells the process that started us, through standard output, how mounting went.
+    #[arg(long, hide = true, requires = "foreground")]
+    pub(crate) report_to_parent: bool,
+}
+
+/// What is logged, where.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Logging")]
+pub(crate) struct LogArgs {
+    /// Write the log to a new file in this directory. [default: standard error in the foreground, else the system log]
+    #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) log_directory: Option<PathBuf>,
+    /// Log nothing.
+    #[arg(long, conflicts_with_all = ["log_directory", "debug", "log_json"])]
+    pub(crate) no_log: bool,
+    /// Log every request too. SLUICEFS_LOG chooses in detail, such as sluicefs_core=trace.
+    #[arg(short, long)]
+    pub(crate) debug: bool,
+    /// Log one JSON object per line.
+    #[arg(long)]
+    pub(crate) log_json: bool,
+}

@@ -1,0 +1,258 @@
+//! `sluicefs mount`: opens the bucket, mounts it, serves it until it is unmounted or a signal says stop.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluicefs_core::{FileSystem, FsConfig};
+use sluicefs_fuse::{Access, MountConfig, MountError, MountedSession, SessionError};
+use sluicefs_fuse_mount::{MountState, mount_state, passed_descriptor};
+use tokio::runtime::Handle;
+use tokio::time::{Instant, timeout};
+
+use crate::args::MountArgs;
+use crate::background::{self, Report};
+use crate::compat::Personality;
+use crate::failure::{ExitStatus, Failure};
+use crate::logging::{self, Audience, Destination};
+use crate::settings::{Surroundings, absolute, fs_config};
+use crate::signals::Signals;
+use crate::store::Source;
+use crate::{memory, note, runtime};
+
+/// Under which name and with which arguments this process was started.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Invocation<'a> {
+    pub(crate) personality: Personality,
+    /// All of them, `argv[0]` included.
+    pub(crate) args: &'a [OsString],
+}
+
+/// Mounts, and returns when the mount answers; in the foreground, when it ended.
+///
+/// # Errors
+/// One line that names cause and remedy; nothing is left mounted.
+pub(crate) fn run(args: &MountArgs, invocation: Invocation<'_>) -> Result<(), Failure> {
+    if args.process.auto_unmount {
+        return Err(Failure::usage(
+            "--auto-unmount is not supported: leave it out; the next mount on the directory of a killed process cleans it",
+        ));
+    }
+    let plan = Plan::new(args, invocation.personality)?;
+    if !args.process.foreground {
+        return background::mount(invocation.personality, invocation.args, &plan.target);
+    }
+    if !args.process.report_to_parent {
+        logging::init(&args.logs, Audience::Terminal, crate::log_filter(invocation.personality))?;
+        return run_until_unmounted(plan, Foreground::Terminal);
+    }
+    start_in_background(args, invocation.personality)
+        .and_then(|logging| run_until_unmounted(plan, Foreground::Child(logging)))
+        .inspect_err(|failure| background::report(&Report::Failed(failure.clone())))
+        .map_err(|failure| Failure { message: String::new(), ..failure })
+}
+
+fn start_in_background(args: &MountArgs, personality: Personality) -> Result<Logging, Failure> {
+    background::leave_session()?;
+    let destination = logging::init(&args.logs, Audience::Nobody, crate::log_filter(personality))?;
+    let is_lost = destination == Destination::Nowhere && !args.logs.no_log;
+    Ok(if is_lost { Logging::Lost } else { Logging::AsAsked })
+}
+
+/// Everything one mount needs.
+#[derive(Debug)]
+struct Plan {
+    source: Source,
+    target: PathBuf,
+    fs: FsConfig,
+    session: MountConfig,
+}
+
+impl Plan {
+    fn new(args: &MountArgs, personality: Personality) -> Result<Self, Failure> {
+        let source = Source::new(&args.bucket, &args.store)?;
+        let around = Surroundings {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            memory_target_bytes: memory::default_target_bytes(),
+            metadata_ttl: personality.default_ttl(),
+        };
+        let mut session = MountConfig::new(source.to_string());
+        session.access = match (args.files.allow_other, args.files.allow_root) {
+            (true, _) => Access::Everyone,
+            (false, true) => Access::OwnerAndRoot,
+            (false, false) => Access::Owner,
+        };
+        if args.reading.read_ahead_kb.is_some() {
+            session.read_ahead_kb = args.reading.read_ahead_kb;
+        }
+        Ok(Self {
+            fs: fs_config(args, source.prefix(), around)?,
+            target: absolute(&args.dir)?,
+            source,
+            session,
+        })
+    }
+}
+
+/// Who waits for the mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Foreground {
+    Terminal,
+    Child(Logging),
+}
+
+/// Whether the log of a mount in the background goes anywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Logging {
+    AsAsked,
+    Lost,
+}
+
+fn run_until_unmounted(plan: Plan, foreground: Foreground) -> Result<(), Failure> {
+    let runtime = runtime::new()?;
+    let result = runtime.block_on(async {
+        let mut signals = Signals::listen()?;
+        let session = tokio::select! {
+            ready = prepare(&plan) => attach(ready?, plan.target.clone(), plan.session.clone()).await?,
+            signal = signals.next() => return Err(Failure::failed(format!("stopped by {signal} before anything was mounted"))),
+        };
+        tracing::info!(source = %plan.source, target_path = %session.target().display(), "mounted");
+        let served = match foreground {
+            Foreground::Terminal => Ok(()),
+            Foreground::Child(logging) => {
+                if logging == Logging::Lost {
+                    note("note: there is no system log here, so the mount logs nothing; --log-directory would keep a log");
+                }
+                background::report(&Report::Ready);
+                background::detach()
+            }
+        };
+        match served {
+            Ok(()) => serve(session, &mut signals).await,
+            Err(failure) => Err(failure),
+        }
+        .inspect_err(|failure| tracing::error!(%failure, "the mount ended"))
+    });
+    // A thread that looks at a hung mount point would hold up the end for ever.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+/// All that can fail without anything being mounted.
+async fn prepare(plan: &Plan) -> Result<Arc<FileSystem>, Failure> {
+    let target = plan.target.clone();
+    let checked = tokio::task::spawn_blocking(move || check_target(&target));
+    match timeout(PROBE_LIMIT, checked).await {
+        Ok(checked) => checked.map_err(panicked)??,
+        Err(_) => {
+            let message = format!(
+                "{} does not answer: something is mounted there whose process is stopped; detach it with umount -l",
+                plan.target.display()
+            );
+            return Err(Failure::new(ExitStatus::MountPoint, message));
+        }
+    }
+    let bucket = plan.source.open().await?;
+    FileSystem::new(bucket, plan.fs.clone()).map_err(|error| Failure::usage(error.to_string()))
+}
+
+/// A mount point that takes longer to look at does not answer at all.
+const PROBE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Finds what is wrong with the mount point before the bucket is asked.
+fn check_target(target: &Path) -> Result<(), Failure> {
+    if passed_descriptor(target).is_some() {
+        return Ok(());
+    }
+    if !Path::new("/dev/fuse").exists() {
+        return Err(MountError::NoDevice.into());
+    }
+    match mount_state(target)? {
+        MountState::Mounted { fs_type, source } if fs_type == "fuse" || fs_type.starts_with("fuse.") => {
+            Err(MountError::AlreadyMounted { target: target.to_owned(), fs_type, fs_source: source }.into())
+        }
+        // Mounting over it cleans it, if it is ours.
+        MountState::Dead { .. } => Ok(()),
+        MountState::Mounted { .. } | MountState::NotMounted if target.is_dir() => Ok(()),
+        MountState::Mounted { .. } | MountState::NotMounted => {
+            Err(MountError::NotADirectory(target.to_owned()).into())
+        }
+    }
+}
+
+/// Mounts. Not to be given up half-way: it takes no request to the store.
+pub(crate) async fn attach(
+    fs: Arc<FileSystem>,
+    target: PathBuf,
+    config: MountConfig,
+) -> Result<MountedSession, Failure> {
+    let runtime = Handle::current();
+    let mounted = tokio::task::spawn_blocking(move || sluicefs_fuse::mount(fs, &target, config, runtime));
+    mounted.await.map_err(panicked)?.map_err(session_failure)
+}
+
+async fn serve(mut session: MountedSession, signals: &mut Signals) -> Result<(), Failure> {
+    tokio::select! {
+        ended = session.wait() => {
+            tracing::info!("unmounted");
+            return ended.map_err(session_failure);
+        }
+        signal = signals.next() => tracing::info!(signal, "unmounting"),
+    }
+    stop(session, signals).await
+}
+
+/// How long users of the mount may take to leave it after a signal.
+const GRACE: Duration = Duration::from_secs(5);
+/// The kernel tells nobody when a mount stops being busy, so it is asked this often.
+const BUSY_RETRY: Duration = Duration::from_millis(100);
+
+/// Unmounts: gracefully while the grace lasts and no second signal comes, then regardless of its users.
+pub(crate) async fn stop(mut session: MountedSession, signals: &mut Signals) -> Result<(), Failure> {
+    let deadline = Instant::now() + GRACE;
+    loop {
+        let (returned, result) = tokio::task::spawn_blocking(move || {
+            let result = session.unmount();
+            (session, result)
+        })
+        .await
+        .map_err(panicked)?;
+        session = returned;
+        match result {
+            Ok(()) => return Ok(()),
+            // Whoever passed the descriptor in unmounts; our end of it closes with the process.
+            Err(SessionError::MountedElsewhere) => return Ok(()),
+            Err(SessionError::Mount(MountError::Busy(_))) if Instant::now() < deadline => {
+                tokio::select! {
+                    () = tokio::time::sleep(BUSY_RETRY) => {}
+                    signal = signals.next() => {
+                        tracing::warn!(signal, "unmounting at once although the mount is in use");
+                        break;
+                    }
+                }
+            }
+            Err(SessionError::Mount(MountError::Busy(path))) => {
+                tracing::warn!(target_path = %path.display(), grace_s = GRACE.as_secs(), "still in use: unmounting lazily");
+                break;
+            }
+            Err(error) => return Err(session_failure(error)),
+        }
+    }
+    tokio::task::spawn_blocking(move || drop(session)).await.map_err(panicked)
+}
+
+pub(crate) fn session_failure(error: SessionError) -> Failure {
+    match error {
+        SessionError::Mount(error) => error.into(),
+        SessionError::Handshake(_) | SessionError::NoAnswer { .. } => {
+            Failure::new(ExitStatus::MountPoint, error.to_string())
+        }
+        other => Failure::failed(other.to_string()),
+    }
+}
+
+pub(crate) fn panicked(error: tokio::task::JoinError) -> Failure {
+    Failure::failed(format!("a task ended unexpectedly: {error}"))
+}

@@ -1,0 +1,38 @@
+//! What is made from the definition of the command line: shell completions and the reference in `docs/CLI.md`.
+
+use std::io::{self, Write};
+
+use clap::CommandFactory;
+
+use crate::args::{Cli, CompletionsArgs};
+use crate::failure::Failure;
+
+/// Prints the completions for a shell.
+///
+/// # Errors
+/// If standard output is closed.
+pub(crate) fn completions(args: &CompletionsArgs) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "sluicefs", &mut script);
+    print(&script)
+}
+
+/// Prints the reference as Markdown.
+///
+/// # Errors
+/// If standard output is closed.
+pub(crate) fn markdown() -> Result<(), Failure> {
+    let options = clap_markdown::MarkdownOptions::new()
+        .title("The command line of sluicefs".to_owned())
+        .show_footer(false);
+    print(clap_markdown::help_markdown_command_custom(&Cli::command(), &options).as_bytes())
+}
+
+fn print(text: &[u8]) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        // `| head` has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.map_err(|error| Failure::failed(format!("cannot print: {error}"))),
+    }
+}

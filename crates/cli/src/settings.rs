@@ -1,0 +1,222 @@
+//! What the options of a mount mean to the crates below: defaults filled in, contradictions found, files read.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use sluicefs_core::{FsConfig, ReadConfig};
+use sluicefs_s3_client::KeyPrefix;
+use sluicefs_s3_client::config::{
+    AddressingStyle, BucketType, ClientConfig, CredentialSource, SseCustomerKey,
+};
+
+use crate::args::{BucketTypeArg, MountArgs, StoreArgs, TtlArg};
+use crate::failure::Failure;
+
+/// What the process is, for options that default to it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Surroundings {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) memory_target_bytes: u64,
+    pub(crate) metadata_ttl: TtlArg,
+}
+
+/// How to reach the bucket.
+///
+/// # Errors
+/// If an option makes no sense, or the key file cannot be read.
+pub(crate) fn client_config(args: &StoreArgs) -> Result<ClientConfig, Failure> {
+    let mut config = ClientConfig {
+        region: args.region.clone(),
+        endpoint_url: args.endpoint_url.clone(),
+        addressing: if args.force_path_style { AddressingStyle::Path } else { AddressingStyle::Auto },
+        profile: args.profile.clone(),
+        ca_bundle: args.ca_bundle.as_deref().map(absolute).transpose()?,
+        requester_pays: args.requester_pays,
+        expected_bucket_owner: args.expected_bucket_owner.clone(),
+        sse_customer_key: args.sse_c_key_file.as_deref().map(read_sse_key).transpose()?,
+        transfer_acceleration: args.transfer_acceleration,
+        dual_stack: args.dual_stack,
+        bucket_type: args.bucket_type.map(|kind| match kind {
+            BucketTypeArg::GeneralPurpose => BucketType::GeneralPurpose,
+            BucketTypeArg::Directory => BucketType::Directory,
+        }),
+        user_agent_prefix: args.user_agent_prefix.clone(),
+        ..ClientConfig::default()
+    };
+    if args.no_sign_request {
+        config.credentials = CredentialSource::Anonymous;
+    }
+    config.validate().map_err(|error| Failure::usage(error.to_string()))?;
+    Ok(config)
+}
+
+/// How the bucket looks as a tree.
+///
+/// # Errors
+/// If the options do not fit together.
+pub(crate) fn fs_config(
+    args: &MountArgs,
+    prefix: KeyPrefix,
+    around: Surroundings,
+) -> Result<FsConfig, Failure> {
+    let metadata_ttl = args.reading.metadata_ttl.unwrap_or(around.metadata_ttl);
+    let negative_ttl = args.reading.negative_metadata_ttl.unwrap_or(metadata_ttl);
+    let config = FsConfig {
+        prefix,
+        uid: args.files.uid.unwrap_or(around.uid),
+        gid: args.files.gid.unwrap_or(around.gid),
+        file_mode: args.files.file_mode,
+        dir_mode: args.files.dir_mode,
+        metadata_ttl: metadata_ttl.ttl(),
+        negative_ttl: negative_ttl.ttl(),
+        // Who says that nothing ever changes need not be asked at each open.
+        revalidate_on_open: metadata_ttl != TtlArg::Indefinite,
+        read: read_config(args, around.memory_target_bytes),
+    };
+    config.validate().map_err(|error| Failure::usage(error.to_string()))?;
+    Ok(config)
+}
+
+fn read_config(args: &MountArgs, default_memory_bytes: u64) -> ReadConfig {
+    let defaults = ReadConfig::default();
+    ReadConfig {
+        memory_limit_bytes: args.reading.memory_target.unwrap_or(default_memory_bytes),
+        part_size_bytes: args
+            .reading
+            .read_part_size
+            .or(args.reading.part_size)
+            .unwrap_or(defaults.part_size_bytes),
+        ..defaults
+    }
+}
+
+/// The same path from any directory: a mount in the background leaves the one it was started in.
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path)
+        .map_err(|error| Failure::usage(format!("the path {path:?} makes no sense: {error}")))
+}
+
+fn read_sse_key(path: &Path) -> Result<SseCustomerKey, Failure> {
+    let shown = path.display();
+    let bytes = fs::read(path)
+        .map_err(|error| Failure::usage(format!("cannot read the SSE-C key file {shown}: {error}")))?;
+    // Thirty-two bytes are the key itself: in base64 it has forty-four.
+    if let Ok(key) = <[u8; 32]>::try_from(bytes.as_slice()) {
+        return Ok(SseCustomerKey::new(key));
+    }
+    std::str::from_utf8(&bytes).ok().and_then(|text| SseCustomerKey::from_base64(text).ok()).ok_or_else(
+        || Failure::usage(format!("{shown} holds no SSE-C key: it must be 32 bytes, or those in base64")),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use clap::Parser;
+    use sluicefs_core::Ttl;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    const AROUND: Surroundings = Surroundings {
+        uid: 1000,
+        gid: 100,
+        memory_target_bytes: 512 << 20,
+        metadata_ttl: TtlArg::Seconds(1),
+    };
+
+    fn parse(options: &[&str]) -> MountArgs {
+        let line = ["sluicefs", "mount"].iter().chain(options).chain(&["bucket", "/dir"]);
+        match Cli::try_parse_from(line).unwrap().command {
+            Command::Mount(args) => *args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn fs(options: &[&str]) -> Result<FsConfig, Failure> {
+        fs_config(&parse(options), KeyPrefix::root(), AROUND)
+    }
+
+    #[test]
+    fn defaults_come_from_the_surroundings() {
+        let config = fs(&[]).unwrap();
+        assert_eq!((config.uid, config.gid, config.file_mode, config.dir_mode), (1000, 100, 0o644, 0o755));
+        assert_eq!(config.read.memory_limit_bytes, 512 << 20);
+        assert_eq!(
+            (config.metadata_ttl, config.negative_ttl),
+            (Ttl::For(Duration::from_secs(1)), config.metadata_ttl)
+        );
+    }
+
+    #[test]
+    fn options_win() {
+        let config =
+            fs(&["--uid=0", "--gid=5", "--file-mode=0400", "--memory-target=64", "--part-size=1048576"])
+                .unwrap();
+        assert_eq!((config.uid, config.gid, config.file_mode), (0, 5, 0o400));
+        assert_eq!((config.read.memory_limit_bytes, config.read.part_size_bytes), (64 << 20, 1 << 20));
+        let config = fs(&["--part-size=1048576", "--read-part-size=2097152"]).unwrap();
+        assert_eq!(config.read.part_size_bytes, 2 << 20);
+    }
+
+    #[test]
+    fn absence_is_believed_as_long_as_presence_unless_told() {
+        let ttls = |options: &[&str]| fs(options).map(|c| (c.metadata_ttl, c.negative_ttl)).unwrap();
+        assert_eq!(ttls(&["--metadata-ttl=indefinite"]), (Ttl::Forever, Ttl::Forever));
+        let five = Ttl::For(Duration::from_secs(5));
+        assert_eq!(ttls(&["--metadata-ttl=indefinite", "--negative-metadata-ttl=5"]), (Ttl::Forever, five));
+    }
+
+    #[test]
+    fn settings_that_do_not_fit_are_refused() {
+        for options in
+            [&["--memory-target=1"][..], &["--part-size=1"], &["--memory-target=64", "--part-size=33554432"]]
+        {
+            assert!(fs(options).is_err(), "{options:?}");
+        }
+        for options in
+            [&["--endpoint-url=minio:9000"][..], &["--region=eu west"], &["--expected-bucket-owner=1"]]
+        {
+            assert!(client_config(&parse(options).store).is_err(), "{options:?}");
+        }
+    }
+
+    #[test]
+    fn client_options_arrive() {
+        let config = client_config(
+            &parse(&[
+                "--no-sign-request",
+                "--force-path-style",
+                "--bucket-type=directory",
+                "--region=eu-west-1",
+            ])
+            .store,
+        )
+        .unwrap();
+        assert_eq!(config.credentials, CredentialSource::Anonymous);
+        assert_eq!(config.addressing, AddressingStyle::Path);
+        assert_eq!(
+            (config.bucket_type, config.region.as_deref()),
+            (Some(BucketType::Directory), Some("eu-west-1"))
+        );
+    }
+
+    #[test]
+    fn sse_key_file_holds_32_bytes_or_their_base64() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        for (content, expected) in [
+            (&b"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"[..], true),
+            (b"YWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWE=\n", true),
+            (b"short", false),
+            (b"", false),
+        ] {
+            fs::write(&path, content).unwrap();
+            let config = client_config(&parse(&["--sse-c-key-file", path.to_str().unwrap()]).store);
+            let key = config.as_ref().ok().and_then(|config| config.sse_customer_key.clone());
+            assert_eq!(key, expected.then(|| SseCustomerKey::new([b'a'; 32])), "{config:?}");
+        }
+    }
+}
