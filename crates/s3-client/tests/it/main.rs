@@ -1,0 +1,12 @@
+//! The client against servers over the wire.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking, say what they skip, and are told by the environment where servers are"
+)]
+
+mod embedded;
+mod faults;
+mod outside;
