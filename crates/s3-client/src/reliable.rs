@@ -156,11 +156,13 @@ pub(crate) struct Attempts<'a> {
     key: &'a str,
     started: Instant,
     tally: Tally,
+    /// Why the attempt before this one failed.
+    last: Option<Error>,
 }
 
 impl<'a> Attempts<'a> {
     pub(crate) fn new(shared: &'a Shared, operation: &'static str, key: &'a str) -> Self {
-        Self { shared, operation, key, started: Instant::now(), tally: Tally::default() }
+        Self { shared, operation, key, started: Instant::now(), tally: Tally::default(), last: None }
     }
 
     /// One GET whose headers fit the request, and the bytes it entitles to.
@@ -176,10 +178,13 @@ impl<'a> Attempts<'a> {
     async fn once<T>(&self, limit: Duration, attempt: impl Future<Output = Result<T>>) -> Result<T> {
         let deadline = self.started + self.shared.config.operation_deadline;
         let Ok(turn) = timeout_at(deadline, self.shared.limiter.turn()).await else {
-            return Err(self.error(ErrorKind::Throttled, "no turn came before the deadline"));
+            return Err(self.cut_short("no turn came before the deadline"));
         };
-        let limit = limit.min(deadline.saturating_duration_since(Instant::now()));
-        let Ok(result) = timeout(limit, attempt).await else {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let Ok(result) = timeout(limit.min(left), attempt).await else {
+            if left < limit {
+                return Err(self.cut_short("no reply came before the deadline"));
+            }
             return Err(self.error(ErrorKind::Transient, &format!("no reply within {limit:.1?}")));
         };
         match &result {
@@ -203,9 +208,15 @@ impl<'a> Attempts<'a> {
             Decision::Retry { after } => {
                 tracing::debug!(%error, attempt = self.tally.attempts, wait = ?after, "retrying");
                 sleep(after).await;
+                self.last = Some(error);
                 Ok(())
             }
         }
+    }
+
+    /// The error of an attempt that the deadline ended: what went wrong before says more than that time ran out.
+    fn cut_short(&self, message: &str) -> Error {
+        self.last.clone().unwrap_or_else(|| self.error(ErrorKind::Transient, message))
     }
 
     fn error(&self, kind: ErrorKind, message: &str) -> Error {

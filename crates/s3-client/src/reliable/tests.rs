@@ -122,6 +122,19 @@ async fn a_silent_server_is_asked_again_after_the_first_byte_limit() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_deadline_does_not_hide_what_went_wrong_before() {
+    // Three refusals, each after seven seconds, and three seconds for the fourth attempt.
+    let faulty = FaultBucket::new(MemoryBucket::new("test"))
+        .with(get(Fault::Latency(Duration::from_secs(7))))
+        .with(get(error(ErrorKind::Throttled)).when(When::First(3)))
+        .with(get(Fault::Silence));
+    let config = RetryConfig { operation_deadline: Duration::from_secs(24), ..RetryConfig::default() };
+    let bucket = ReliableBucket::new(Arc::new(faulty), config);
+    let error = bucket.get(request(None)).await.unwrap_err();
+    assert_eq!((error.kind(), error.attempts()), (ErrorKind::Throttled, 4), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn retry_after_is_kept() {
     let slow_down = Error::new(ErrorKind::Throttled, "get").with_retry_after(Duration::from_secs(7));
     let (_, took) = expect_bytes(vec![get(Fault::Fail(slow_down)).when(When::First(1))], 2).await;
@@ -297,5 +310,51 @@ async fn pages_that_cannot_be_are_refused() {
             assert!(good || result.unwrap_err().kind() == ErrorKind::Corrupt);
             assert_eq!(faulty.requests().of(Operation::List), 3);
         }
+    }
+}
+
+/// Everything that passes, at once, at rates that make a read of a few pieces meet several of them.
+fn bad_weather() -> Vec<Rule<Fault>> {
+    let slow_down = Error::new(ErrorKind::Throttled, "get").with_retry_after(Duration::from_millis(300));
+    [
+        (Fault::Latency(Duration::from_millis(30)), 1.0),
+        (error(ErrorKind::Transient), 0.10),
+        (Fault::Fail(slow_down), 0.05),
+        (error(ErrorKind::CredentialsExpired), 0.01),
+        (Fault::Silence, 0.02),
+        (Fault::BodyBreaks(70_000), 0.10),
+        (Fault::BodyEnds(50_000), 0.10),
+        (Fault::BodyStalls(30_000), 0.05),
+        (Fault::ShorterRange, 0.05),
+        (Fault::ShiftedRange, 0.01),
+        (Fault::IgnoredRange, 0.01),
+    ]
+    .map(|(fault, rate)| get(fault).when(When::Rate(rate)))
+    .to_vec()
+}
+
+#[tokio::test(start_paused = true)]
+async fn bad_weather_slows_reads_and_changes_no_byte() {
+    for seed in 0..200 {
+        let memory = MemoryBucket::new("test");
+        memory.put("k", content());
+        let faulty = Arc::new(FaultBucket::seeded(memory, seed));
+        bad_weather().into_iter().for_each(|rule| faulty.plan().add(rule));
+        let config = RetryConfig { jitter_seed: Some(seed), corrupt_retries: 5, ..RetryConfig::default() };
+        let bucket = ReliableBucket::new(Arc::clone(&faulty) as Arc<dyn Bucket>, config);
+        let start = Instant::now();
+        let readers = (0..8).map(|reader| {
+            let range = reader * 100_000 + 1..reader * 100_000 + 150_000;
+            let bucket = &bucket;
+            async move {
+                let bytes =
+                    read(bucket, Some(range.clone())).await.unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+                assert!(bytes == pattern(1, range.into()), "seed {seed}: wrong bytes");
+            }
+        });
+        futures::future::join_all(readers).await;
+        let requests = faulty.requests().of(Operation::Get);
+        assert!(requests <= 8 * 6, "seed {seed}: {requests} requests for 8 reads");
+        assert!(start.elapsed() < Duration::from_secs(60), "seed {seed}: {:?}", start.elapsed());
     }
 }

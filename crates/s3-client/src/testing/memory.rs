@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, UNIX_EPOCH};
 
 use async_trait::async_trait;
@@ -83,19 +83,37 @@ impl From<Vec<u8>> for Content {
     }
 }
 
-/// The bytes of the pattern `seed` in `range`: the little-endian words of a splitmix64 stream, so that a byte tells its offset.
+/// The bytes of the pattern `seed` in `range`.
+///
+/// Each [`PATTERN_BLOCK_BYTES`] begin with a number that only they have, and go on with a random piece of one table: bytes from
+/// elsewhere, or shifted by one, are wrong bytes. Copying a table makes gigabytes cheap also where the compiler does not optimise.
 pub fn pattern(seed: u64, range: ByteRange) -> Bytes {
-    let first = range.start / 8;
-    let skip = (range.start % 8) as usize;
-    let words = (range.end.div_ceil(8) - first) as usize;
-    let mut out = Vec::with_capacity(words * 8);
-    for word in first..first + words as u64 {
-        out.extend_from_slice(
-            &splitmix(seed.wrapping_add(word.wrapping_mul(0x9e37_79b9_7f4a_7c15))).to_le_bytes(),
-        );
+    let mut out = Vec::with_capacity(range.len() as usize);
+    let mut at = range.start;
+    while at < range.end {
+        let block = at / PATTERN_BLOCK_BYTES;
+        let inside = (at % PATTERN_BLOCK_BYTES) as usize;
+        let end = ((range.end - block * PATTERN_BLOCK_BYTES).min(PATTERN_BLOCK_BYTES)) as usize;
+        let number = splitmix(seed.rotate_left(32) ^ block.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let head = number.to_le_bytes();
+        if inside < head.len() {
+            out.extend_from_slice(&head[inside..end.min(head.len())]);
+        }
+        let from = inside.max(head.len());
+        if from < end {
+            let shift = (number >> 32) as usize % (PATTERN_TABLE.len() - PATTERN_BLOCK_BYTES as usize);
+            out.extend_from_slice(&PATTERN_TABLE[shift + from..shift + end]);
+        }
+        at = block * PATTERN_BLOCK_BYTES + end as u64;
     }
-    Bytes::from(out).slice(skip..skip + range.len() as usize)
+    out.into()
 }
+
+/// How many bytes of a pattern share a number and a shift.
+const PATTERN_BLOCK_BYTES: u64 = 4096;
+
+static PATTERN_TABLE: LazyLock<Vec<u8>> =
+    LazyLock::new(|| (0..1_u64 << 15).flat_map(|word| splitmix(!word).to_le_bytes()).collect());
 
 fn splitmix(mut z: u64) -> u64 {
     z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -313,4 +331,37 @@ fn past(common: &str) -> Bound<ObjectKey> {
     // `0` follows `/` in ASCII, and nothing lies between in UTF-8.
     let next = format!("{}0", &common[..common.len() - 1]);
     Bound::Included(ObjectKey::new(next).expect("as long as the common prefix of a key"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_part_of_a_pattern_is_cut_from_the_same_bytes() {
+        let whole = pattern(7, ByteRange::new(0, 20_000));
+        for start in [0, 1, 7, 8, 9, 4095, 4096, 4100, 12_287] {
+            for len in [0, 1, 3, 8, 9, 100, 4096, 5000] {
+                let part = pattern(7, ByteRange::from_len(start, len));
+                assert!(part == whole[start as usize..(start + len) as usize], "{len} bytes at {start}");
+            }
+        }
+    }
+
+    #[test]
+    fn patterns_tell_seeds_and_offsets_apart() {
+        let bytes = |seed, start| pattern(seed, ByteRange::from_len(start, 64));
+        let far = 1 << 40;
+        for (a, b) in [
+            ((1, 0), (2, 0)),
+            ((1, 0), (1, 1)),
+            ((1, 0), (1, 4096)),
+            ((1, 100), (1, 4196)),
+            ((1, 0), (1, far)),
+        ] {
+            let (a, b) = (bytes(a.0, a.1), bytes(b.0, b.1));
+            let same = a.iter().zip(&b).filter(|(a, b)| a == b).count();
+            assert!(same < 8, "{same} of 64 bytes are equal");
+        }
+    }
 }
