@@ -1,8 +1,8 @@
 //! A bucket that keeps its word: one retry loop, time limits and checked answers around any other bucket.
 //!
 //! [`ReliableBucket`] is the one place where requests are repeated. The pieces are elsewhere and mostly pure: what is retried
-//! ([`retry`](crate::retry)), whether an answer fits ([`verify`](crate::verify)), how a broken body goes on
-//! ([`resume`](crate::resume)), how many requests run at once ([`limiter`](crate::limiter)).
+//! ([`retry`](crate::retry)), whether an answer fits ([`verify`]), how a broken body goes on
+//! (`resume`), how many requests run at once ([`limiter`](crate::limiter)).
 
 use std::fmt;
 use std::sync::Arc;

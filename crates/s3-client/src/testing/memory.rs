@@ -85,7 +85,7 @@ impl From<Vec<u8>> for Content {
 
 /// The bytes of the pattern `seed` in `range`.
 ///
-/// Each [`PATTERN_BLOCK_BYTES`] begin with a number that only they have, and go on with a random piece of one table: bytes from
+/// Each 4096 bytes begin with a number that only they have, and go on with a random piece of one table: bytes from
 /// elsewhere, or shifted by one, are wrong bytes. Copying a table makes gigabytes cheap also where the compiler does not optimise.
 pub fn pattern(seed: u64, range: ByteRange) -> Bytes {
     let mut out = Vec::with_capacity(range.len() as usize);
