@@ -3,24 +3,20 @@
 //! The parsing here is pure. [`http_client`] makes the pool of connections that all requests of a bucket share, and
 //! [`discover_region`] asks the sources that aws-config knows, instance metadata last and under a limit of its own.
 
+mod http;
+
 use std::fmt;
 use std::net::IpAddr;
-use std::path::Path;
 
 use aws_config::environment::region::EnvironmentVariableRegionProvider;
 use aws_config::imds::region::ImdsRegionProvider;
 use aws_config::meta::region::ProvideRegion;
 use aws_config::profile::region::ProfileFileRegionProvider;
 use aws_config::provider_config::ProviderConfig;
-use aws_smithy_http_client::proxy::ProxyConfig;
-use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
-use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
-use aws_smithy_http_client::{Builder, Connector};
-use aws_smithy_runtime_api::client::http::SharedHttpClient;
-use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 
 use crate::config::{ClientConfig, CredentialSource};
-use crate::error::{Error, ErrorKind, Result};
+
+pub(crate) use http::http_client;
 
 /// What Amazon itself assumes of a client without a region.
 pub(crate) const DEFAULT_REGION: &str = "us-east-1";
@@ -170,50 +166,6 @@ pub(crate) fn host_of_location(location: &str) -> Option<String> {
     Endpoint::parse(&location[..end]).ok().map(|endpoint| endpoint.host)
 }
 
-/// Makes the pool of connections.
-///
-/// Trusts the system's certificates and `ca_bundle`; takes proxies from the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`), as
-/// every HTTP client does. Connections are kept for 20 s, as S3 closes idle ones soon after.
-///
-/// # Errors
-/// `BadEndpoint` if `ca_bundle` cannot be read or holds no certificate.
-pub(crate) fn http_client(config: &ClientConfig) -> Result<SharedHttpClient> {
-    let mut trust = TrustStore::default();
-    if let Some(path) = &config.ca_bundle {
-        trust.add_pem_certificate(read_ca_bundle(path)?);
-    }
-    let tls = TlsContext::builder()
-        .with_trust_store(trust)
-        .build()
-        .map_err(|e| Error::new(ErrorKind::BadEndpoint, "connect").with_source(e))?;
-    // The settings differ between S3 and the services that give credentials; each pair gets its own pool.
-    Ok(Builder::new().build_with_connector_fn(move |settings, components| {
-        let mut connector = Connector::builder()
-            .enable_tcp_nodelay(true)
-            .pool_idle_timeout(IDLE_CONNECTION)
-            .proxy_config(ProxyConfig::from_env());
-        connector.set_connector_settings(settings.cloned());
-        connector.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
-        connector.tls_provider(Provider::Rustls(CryptoMode::Ring)).tls_context(tls.clone()).build()
-    }))
-}
-
-/// S3 closes an idle connection after some 5 to 20 s; sending on a closed one costs a retry.
-const IDLE_CONNECTION: std::time::Duration = std::time::Duration::from_secs(20);
-
-fn read_ca_bundle(path: &Path) -> Result<Vec<u8>> {
-    let error = |reason: String| {
-        let message = format!("the CA bundle {} {reason}", path.display());
-        Error::new(ErrorKind::BadEndpoint, "connect").with_message(message)
-    };
-    let pem = std::fs::read(path).map_err(|e| error(format!("cannot be read: {e}")).with_source(e))?;
-    // The TLS library would skip what is no certificate, and then trust nothing that the file was meant to add.
-    if !pem.windows(27).any(|w| w == b"-----BEGIN CERTIFICATE-----") {
-        return Err(error("holds no PEM certificate (-----BEGIN CERTIFICATE-----)".to_owned()));
-    }
-    Ok(pem)
-}
-
 /// Which source named the region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RegionSource {
@@ -224,41 +176,49 @@ pub(crate) enum RegionSource {
     Default,
 }
 
-/// Finds the region to sign for first: the setting, then the sources of aws-config, then `us-east-1`.
-pub(crate) async fn discover_region(
-    config: &ClientConfig,
-    provider: &ProviderConfig,
-) -> (String, RegionSource) {
-    if let Some(region) = &config.region {
-        return (region.clone(), RegionSource::Setting);
-    }
-    if config.credentials == CredentialSource::DefaultChain {
-        if let Some(region) = EnvironmentVariableRegionProvider::new().region().await {
-            return (region.to_string(), RegionSource::Environment);
-        }
-        let mut profile = ProfileFileRegionProvider::builder().configure(provider);
-        if let Some(name) = &config.profile {
-            profile = profile.profile_name(name);
-        }
-        if let Some(region) = profile.build().region().await {
-            return (region.to_string(), RegionSource::Profile);
-        }
-    }
-    if may_ask_instance(config) {
-        let imds = ImdsRegionProvider::builder()
-            .configure(provider)
-            .imds_client(imds_client(config, provider))
-            .build();
-        if let Ok(Some(region)) = tokio::time::timeout(config.imds_timeout, imds.region()).await {
-            return (region.to_string(), RegionSource::InstanceMetadata);
-        }
-    }
-    (DEFAULT_REGION.to_owned(), RegionSource::Default)
+/// Where a search for the region ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FoundRegion {
+    pub(crate) name: String,
+    pub(crate) source: RegionSource,
+    /// Nobody answered at the metadata address; asking there for credentials at once would cost the same wait again.
+    pub(crate) imds_silent: bool,
 }
 
-/// The machine's own region says nothing about a service elsewhere, and a public bucket tells its region by redirect.
-fn may_ask_instance(config: &ClientConfig) -> bool {
-    config.credentials == CredentialSource::DefaultChain && config.endpoint_url.is_none()
+/// Finds the region to sign for first: the setting, then (with the default chain) environment, profile and instance metadata, else
+/// `us-east-1`. The instance's own region says nothing about an endpoint that is not Amazon's.
+pub(crate) async fn discover_region(
+    config: &ClientConfig,
+    endpoint: Option<&Endpoint>,
+    provider: &ProviderConfig,
+) -> FoundRegion {
+    let found = |name: String, source| FoundRegion { name, source, imds_silent: false };
+    if let Some(region) = &config.region {
+        return found(region.clone(), RegionSource::Setting);
+    }
+    if config.credentials != CredentialSource::DefaultChain {
+        return found(DEFAULT_REGION.to_owned(), RegionSource::Default);
+    }
+    if let Some(region) = EnvironmentVariableRegionProvider::new().region().await {
+        return found(region.to_string(), RegionSource::Environment);
+    }
+    let mut profile = ProfileFileRegionProvider::builder().configure(provider);
+    if let Some(name) = &config.profile {
+        profile = profile.profile_name(name);
+    }
+    if let Some(region) = profile.build().region().await {
+        return found(region.to_string(), RegionSource::Profile);
+    }
+    if endpoint.is_some_and(|endpoint| !endpoint.is_aws()) {
+        return found(DEFAULT_REGION.to_owned(), RegionSource::Default);
+    }
+    let imds = ImdsRegionProvider::builder().configure(provider).imds_client(imds_client(config, provider));
+    match tokio::time::timeout(config.imds_timeout, imds.build().region()).await {
+        Ok(Some(region)) => found(region.to_string(), RegionSource::InstanceMetadata),
+        Ok(None) | Err(_) => {
+            FoundRegion { imds_silent: true, ..found(DEFAULT_REGION.to_owned(), RegionSource::Default) }
+        }
+    }
 }
 
 /// A client of EC2 instance metadata that gives up early, as most machines have none.

@@ -21,7 +21,7 @@ use aws_types::service_config::ServiceConfigKey;
 use super::clock::ServerClock;
 use crate::config::{AddressingStyle, BucketType, ClientConfig, CredentialSource, StaticKeys};
 use crate::credentials::{CredentialCache, default_chain};
-use crate::endpoint::{Endpoint, Scheme, discover_region, http_client};
+use crate::endpoint::{DEFAULT_REGION, Endpoint, Scheme, discover_region, http_client};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Clients of one bucket, one per region that it turns out to be in.
@@ -39,24 +39,27 @@ impl ClientTemplate {
     pub(super) async fn load(bucket: &str, config: &ClientConfig, clock: &ServerClock) -> Result<Self> {
         let http = http_client(config)?;
         let provider = ProviderConfig::without_region().with_http_client(http.clone());
-        let (region, source) = discover_region(config, &provider).await;
-        tracing::debug!(region, ?source, "region to begin with");
-        let provider = provider.with_region(Some(Region::new(region.clone())));
+        let shared = match config.credentials {
+            CredentialSource::DefaultChain => Some(load_shared(config, &http).await),
+            _ => None,
+        };
+        let endpoint_url = config.endpoint_url.clone().or_else(|| configured_endpoint(shared.as_ref()?));
+        let endpoint = parse_endpoint(endpoint_url.as_deref())?;
+        let region = discover_region(config, endpoint.as_ref(), &provider).await;
+        tracing::debug!(region = region.name, source = ?region.source, "region to begin with");
+        let provider = provider.with_region(Some(Region::new(region.name.clone())));
         let time = SharedTimeSource::new(clock.clone());
-        let (builder, endpoint_url, credentials) = match &config.credentials {
+        let cache = match &config.credentials {
             CredentialSource::DefaultChain => {
-                let shared = load_shared(config, &region, &http).await;
-                let endpoint_url = config.endpoint_url.clone().or_else(|| configured_endpoint(&shared));
-                let cache = CredentialCache::new(default_chain(config, provider), time.clone());
-                (Builder::from(&shared), endpoint_url, Some(Arc::new(cache)))
+                Some(CredentialCache::new(default_chain(config, provider, region.imds_silent), time.clone()))
             }
             CredentialSource::Static(keys) => {
-                let cache = CredentialCache::of_keys(to_credentials(keys), time.clone());
-                (Builder::new(), config.endpoint_url.clone(), Some(Arc::new(cache)))
+                Some(CredentialCache::of_keys(to_credentials(keys), time.clone()))
             }
-            CredentialSource::Anonymous => (Builder::new(), config.endpoint_url.clone(), None),
+            CredentialSource::Anonymous => None,
         };
-        let endpoint = parse_endpoint(endpoint_url.as_deref())?;
+        let credentials = cache.map(Arc::new);
+        let builder = shared.as_ref().map_or_else(Builder::new, Builder::from);
         let mut builder = with_limits(builder, config).http_client(http).time_source(time);
         builder = with_addressing(builder, bucket, config, endpoint.as_ref());
         builder = match &credentials {
@@ -73,7 +76,7 @@ impl ClientTemplate {
             builder = builder.use_dual_stack(true);
         }
         builder.push_interceptor(aws_sdk_s3::config::SharedInterceptor::new(UserAgent::new(config)));
-        Ok(Self { builder, endpoint, region: Arc::from(region), credentials })
+        Ok(Self { builder, endpoint, region: Arc::from(region.name), credentials })
     }
 
     /// A client that signs for `region`. All share the pool of connections.
@@ -93,10 +96,11 @@ impl ClientTemplate {
 }
 
 /// What environment and profile say apart from credentials and region.
-async fn load_shared(config: &ClientConfig, region: &str, http: &SharedHttpClient) -> SdkConfig {
+async fn load_shared(config: &ClientConfig, http: &SharedHttpClient) -> SdkConfig {
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .http_client(http.clone())
-        .region(Region::new(region.to_owned()))
+        // Keeps it from asking instance metadata; the true one is looked for where the endpoint is known.
+        .region(Region::from_static(DEFAULT_REGION))
         .no_credentials();
     if let Some(profile) = &config.profile {
         loader = loader.profile_name(profile);

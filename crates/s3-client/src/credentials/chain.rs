@@ -1,6 +1,7 @@
 //! The AWS order of credential sources, asked one by one so that the answer can say who was asked and why not.
 
 use std::error::Error as StdError;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aws_config::ecs::EcsCredentialsProvider;
@@ -25,14 +26,21 @@ pub(crate) struct Link {
     pub(crate) limit: Duration,
 }
 
+const INSTANCE_METADATA: &str = "instance metadata";
+
 /// Sources that talk to STS or SSO, or run a process, may be slow; nobody waits longer than this.
 const SOURCE_LIMIT: Duration = Duration::from_secs(30);
 
-/// The default chain; a named profile makes it that profile alone, as the AWS command line does.
-pub(crate) fn default_chain(config: &ClientConfig, provider: ProviderConfig) -> Load {
+/// The default chain; a named profile makes it that profile alone, as the AWS command line does. With `imds_silent` the first
+/// search leaves instance metadata out: nobody answered there a moment ago.
+pub(crate) fn default_chain(config: &ClientConfig, provider: ProviderConfig, imds_silent: bool) -> Load {
     let config = config.clone();
+    let imds_silent = AtomicBool::new(imds_silent);
     Box::new(move || {
-        let links = links(&config, &provider);
+        let mut links = links(&config, &provider);
+        if imds_silent.swap(false, Ordering::Relaxed) {
+            links.retain(|link| link.name != INSTANCE_METADATA);
+        }
         Box::pin(async move { first_of(&links).await })
     })
 }
@@ -61,7 +69,7 @@ fn links(config: &ClientConfig, provider: &ProviderConfig) -> Vec<Link> {
             Box::new(EcsCredentialsProvider::builder().configure(provider).build()),
             SOURCE_LIMIT,
         ),
-        link("instance metadata", Box::new(imds), config.imds_timeout),
+        link(INSTANCE_METADATA, Box::new(imds), config.imds_timeout),
     ]
 }
 
@@ -78,7 +86,7 @@ pub(crate) async fn first_of(links: &[Link]) -> Result<Found, CredentialsError> 
             }
             Ok(Err(error)) => return Err(named(link.name, error)),
             // Outside EC2 the metadata address may swallow packets: nobody there.
-            Err(_) if link.name == "instance metadata" => {
+            Err(_) if link.name == INSTANCE_METADATA => {
                 reasons.push(format!("{}: no answer in {:?}", link.name, link.limit));
             }
             Err(_) => return Err(CredentialsError::provider_timed_out(link.limit)),

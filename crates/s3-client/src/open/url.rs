@@ -131,7 +131,8 @@ fn parse_s3<'a>(text: &str, rest: &'a str) -> Result<(Location, &'a str), UrlErr
 /// Amazon allows 3 to 63 lower-case characters today, 255 of more kinds long ago; other services follow either.
 fn s3(name: &str) -> Result<Location, UrlError> {
     let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-    let fits = (1..=255).contains(&name.len()) && name.bytes().all(legal) && !name.trim_matches('.').is_empty();
+    let fits =
+        (1..=255).contains(&name.len()) && name.bytes().all(legal) && !name.trim_matches('.').is_empty();
     if fits { Ok(Location::S3 { bucket: name.to_owned() }) } else { Err(UrlError::Name(name.to_owned())) }
 }
 

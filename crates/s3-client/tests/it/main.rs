@@ -7,6 +7,9 @@
     reason = "tests fail by panicking, say what they skip, and are told by the environment where servers are"
 )]
 
+mod canned;
+mod default_chain;
 mod embedded;
 mod faults;
 mod outside;
+mod wire;
