@@ -237,7 +237,8 @@ fn cost(missing: &[u32], size: u64) -> u32 {
 /// What may be missing after a block wanted now: at most one request's worth of what had been fetched ahead.
 fn repair_range(want: &Want<'_>) -> Range<u32> {
     let start = want.now.end;
-    start..start.saturating_add(want.part_blocks).min(want.ahead.start).max(start)
+    let end = start.saturating_add(want.part_blocks) / want.part_blocks * want.part_blocks;
+    start..end.min(want.ahead.start).max(start)
 }
 
 /// `range` cut at multiples of `part_blocks`.

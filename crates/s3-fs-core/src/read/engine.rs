@@ -23,7 +23,7 @@ pub(crate) struct ReadEngine {
     pub(super) counters: Arc<Counters>,
     /// Streams that read ahead, of all open objects.
     pub(super) streams: AtomicUsize,
-    budget: Arc<Budget>,
+    pub(super) budget: Arc<Budget>,
 }
 
 impl ReadEngine {

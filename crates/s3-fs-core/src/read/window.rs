@@ -37,11 +37,11 @@ const BEHIND_BYTES: u64 = 4 << 20;
 /// How far a stream may be skipped forward; it may be more for a large window.
 const SKIP_BYTES: u64 = 4 << 20;
 
-/// Runs of reads are expected to be as long as the last ones were, but no longer than this.
-const MAX_TYPICAL_RUN_BYTES: u64 = 16 << 20;
+/// Runs of reads are expected to be as long as the last two were, but no longer than this.
+const MAX_EXPECTED_BYTES: u64 = 16 << 20;
 
-/// From this expected length on, the first read of a run is read ahead of.
-const MIN_TYPICAL_RUN_BYTES: u64 = 2 << 20;
+/// From this expected length on, the first read of a run is read ahead of. Runs whose lengths differ by no more are equally long.
+const MIN_EXPECTED_BYTES: u64 = 2 << 20;
 
 /// What bounds the plans for one object.
 #[derive(Debug, Clone, Copy)]
@@ -78,8 +78,8 @@ pub(super) struct Streams {
     /// Least recently read first.
     streams: Vec<Stream>,
     next_id: u64,
-    /// How far runs of reads have been going lately.
-    typical_run_bytes: u64,
+    /// How long the last two runs of reads were.
+    last_runs: [u64; 2],
 }
 
 #[derive(Debug)]
@@ -92,6 +92,8 @@ struct Stream {
     /// Up to where fetches were started; whole blocks.
     planned: u64,
     window: u64,
+    /// Where it will probably end; 0 if that is unknown.
+    probable_end: u64,
     /// Whether it goes on: more than one read, or expected to be.
     is_run: bool,
     /// Whether a reader had to wait since the last plan.
@@ -100,7 +102,7 @@ struct Stream {
 
 impl Streams {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, streams: Vec::new(), next_id: 0, typical_run_bytes: 0 }
+        Self { limits, streams: Vec::new(), next_id: 0, last_runs: [0; 2] }
     }
 
     /// Takes note of a read of `range`, which is not empty and lies inside the object.
@@ -122,7 +124,7 @@ impl Streams {
                 abandoned = self.make_room();
                 self.next_id += 1;
                 let mut stream = Stream::first_read(StreamId(self.next_id), range);
-                ahead = stream.begin(range, &limits, self.typical_run_bytes);
+                ahead = stream.begin(&limits, self.last_runs);
                 self.streams.push(stream);
             }
         }
@@ -163,10 +165,7 @@ impl Streams {
     fn learn(&mut self) {
         let Some(last) = self.streams.last() else { return };
         let run = if last.is_run { last.next - last.start } else { 0 };
-        let run = run.min(MAX_TYPICAL_RUN_BYTES);
-        let typical = self.typical_run_bytes;
-        // Quick to forget, slow to expect: reading ahead of random reads is the dearer mistake.
-        self.typical_run_bytes = if run < typical { (typical + run) / 2 } else { (3 * typical + run) / 4 };
+        self.last_runs = [self.last_runs[1], run.min(MAX_EXPECTED_BYTES)];
     }
 
     fn make_room(&mut self) -> Option<ByteRange> {
@@ -189,6 +188,7 @@ impl Stream {
             next: range.end,
             planned: round_up(range.end),
             window: FIRST_WINDOW_BYTES,
+            probable_end: 0,
             is_run: false,
             waited: false,
         }
@@ -205,18 +205,22 @@ impl Stream {
     }
 
     /// The first read: what to fetch with it.
-    fn begin(&mut self, range: ByteRange, limits: &Limits, typical_run_bytes: u64) -> ByteRange {
-        if range.start == 0 {
+    fn begin(&mut self, limits: &Limits, last_runs: [u64; 2]) -> ByteRange {
+        let (shorter, longer) = (last_runs[0].min(last_runs[1]), last_runs[0].max(last_runs[1]));
+        if self.start == 0 {
             let is_small = limits.size <= WHOLE_OBJECT_BYTES.min(limits.max_window_bytes);
-            let ahead = if is_small { limits.size } else { FIRST_WINDOW_BYTES.max(2 * range.end) };
-            return self.plan_to(ahead.min(range.end + limits.max_window_bytes), limits);
+            let ahead = if is_small { limits.size } else { FIRST_WINDOW_BYTES.max(2 * self.next) };
+            return self.plan_to(ahead.min(self.next + limits.max_window_bytes), limits);
         }
-        if typical_run_bytes >= MIN_TYPICAL_RUN_BYTES {
-            self.is_run = true;
-            self.window = (typical_run_bytes / 2).min(limits.max_window_bytes);
-            return self.plan_to(self.next + self.window, limits);
+        if shorter < MIN_EXPECTED_BYTES {
+            return self.plan_to(self.next, limits);
         }
-        self.plan_to(self.next, limits)
+        self.is_run = true;
+        self.window = shorter.min(limits.max_window_bytes);
+        if longer - shorter <= MIN_EXPECTED_BYTES {
+            self.probable_end = round_up(self.start + longer);
+        }
+        self.plan_to((self.start + longer).min(self.next + self.window), limits)
     }
 
     /// A further read: what to fetch ahead.
@@ -225,16 +229,24 @@ impl Stream {
         self.start = self.start.min(range.start);
         self.next = self.next.max(range.end);
         self.planned = self.planned.max(round_up(self.next));
+        if self.next > self.probable_end && self.probable_end > 0 {
+            // Longer than the last ones, so nothing is known of it: as for any new run.
+            self.probable_end = 0;
+            self.window = FIRST_WINDOW_BYTES;
+        }
         self.window = self.window.min(limits.max_window_bytes);
         // Planning when half the window is left keeps the requests in flight: at its edge the reader would wait for a first byte.
         if self.planned - self.next.min(self.planned) > self.window / 2 {
             return self.plan_to(self.planned, limits);
         }
         if std::mem::take(&mut self.waited) {
-            self.window = (self.window * 2).min(limits.max_window_bytes);
+            // Who reads from the very beginning will probably read it all.
+            let growth = if self.start == 0 { 4 } else { 2 };
+            self.window = (self.window * growth).min(limits.max_window_bytes);
         }
         let part = part_bytes(self.window, limits);
-        self.plan_to((self.next + self.window).next_multiple_of(part), limits)
+        let end = (self.next + self.window).next_multiple_of(part);
+        self.plan_to(if self.probable_end > 0 { end.min(self.probable_end) } else { end }, limits)
     }
 
     /// Plans up to `end`, and says what is new of that.
