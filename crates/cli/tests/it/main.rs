@@ -1,0 +1,17 @@
+//! The `sluicefs` binary as a user meets it: started as a process, against real servers and real mounts.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::allow_attributes_without_reason,
+    reason = "a test fails by panicking, and says why it was skipped"
+)]
+
+mod background;
+mod compat;
+mod demo;
+mod errors;
+mod foreground;
+mod help;
+mod sandbox;
+mod users;
