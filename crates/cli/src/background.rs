@@ -4,7 +4,7 @@
 //! pipe to the parent: [`Report`]. Then it lets go of the terminal. The parent turns the line into its exit code.
 
 use std::ffi::OsString;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
@@ -168,15 +168,34 @@ pub(crate) fn leave_session() -> Result<(), Failure> {
     Ok(())
 }
 
-/// In the child: tells the parent how it went. A parent that is gone does not matter: the mount is there.
-pub(crate) fn report(report: &Report) {
-    let mut out = io::stdout();
-    if let Err(error) = out.write_all(report.encode().as_bytes()).and_then(|()| out.flush()) {
-        tracing::debug!(%error, "the process that started the mount is gone");
+/// In the child: the process that waits for it.
+#[derive(Debug)]
+pub(crate) struct Parent(Option<File>);
+
+impl Parent {
+    /// The parent at the other end of standard output.
+    ///
+    /// # Errors
+    /// If there are no descriptors left.
+    pub(crate) fn connect() -> Result<Self, Failure> {
+        let pipe = io::stdout().as_fd().try_clone_to_owned();
+        let pipe = pipe.map_err(|error| Failure::failed(format!("cannot reach the parent: {error}")))?;
+        Ok(Self(Some(pipe.into())))
+    }
+
+    /// Tells the parent how it went; the first report counts. A parent that is gone does not matter: the mount is there.
+    pub(crate) fn report(&mut self, report: &Report) {
+        let Some(mut pipe) = self.0.take() else { return };
+        if let Err(error) = pipe.write_all(report.encode().as_bytes()) {
+            tracing::debug!(%error, "the process that started the mount is gone");
+        }
     }
 }
 
-/// In the child: lets go of the parent's pipe and terminal.
+/// In the child: lets go of the parent's terminal, pipes and directory. The way to report stays.
+///
+/// # Errors
+/// If there is no `/dev/null`.
 pub(crate) fn detach() -> Result<(), Failure> {
     let detach = || -> io::Result<()> {
         let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;

@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 
 use crate::args::MountArgs;
-use crate::background::{self, Report};
+use crate::background::{self, Parent, Report};
 use crate::compat::Personality;
 use crate::failure::{ExitStatus, Failure};
 use crate::logging::{self, Audience, Destination};
@@ -45,11 +45,12 @@ pub(crate) fn run(args: &MountArgs, invocation: Invocation<'_>) -> Result<(), Fa
     }
     if !args.process.report_to_parent {
         logging::init(&args.logs, Audience::Terminal, crate::log_filter(invocation.personality))?;
-        return run_until_unmounted(plan, Foreground::Terminal);
+        return run_until_unmounted(&plan, Foreground::Terminal);
     }
+    let mut parent = Parent::connect()?;
     start_in_background(args, invocation.personality)
-        .and_then(|logging| run_until_unmounted(plan, Foreground::Child(logging)))
-        .inspect_err(|failure| background::report(&Report::Failed(failure.clone())))
+        .and_then(|logging| run_until_unmounted(&plan, Foreground::Child(&mut parent, logging)))
+        .inspect_err(|failure| parent.report(&Report::Failed(failure.clone())))
         .map_err(|failure| Failure { message: String::new(), ..failure })
 }
 
@@ -97,10 +98,10 @@ impl Plan {
 }
 
 /// Who waits for the mount.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Foreground {
+#[derive(Debug)]
+enum Foreground<'a> {
     Terminal,
-    Child(Logging),
+    Child(&'a mut Parent, Logging),
 }
 
 /// Whether the log of a mount in the background goes anywhere.
@@ -110,26 +111,20 @@ enum Logging {
     Lost,
 }
 
-fn run_until_unmounted(plan: Plan, foreground: Foreground) -> Result<(), Failure> {
+fn run_until_unmounted(plan: &Plan, foreground: Foreground<'_>) -> Result<(), Failure> {
     let runtime = runtime::new()?;
     let result = runtime.block_on(async {
         let mut signals = Signals::listen()?;
         let session = tokio::select! {
-            ready = prepare(&plan) => attach(ready?, plan.target.clone(), plan.session.clone()).await?,
+            ready = prepare(plan) => attach(ready?, plan.target.clone(), plan.session.clone()).await?,
             signal = signals.next() => return Err(Failure::failed(format!("stopped by {signal} before anything was mounted"))),
         };
         tracing::info!(source = %plan.source, target_path = %session.target().display(), "mounted");
-        let served = match foreground {
+        let announced = match foreground {
             Foreground::Terminal => Ok(()),
-            Foreground::Child(logging) => {
-                if logging == Logging::Lost {
-                    note("note: there is no system log here, so the mount logs nothing; --log-directory would keep a log");
-                }
-                background::report(&Report::Ready);
-                background::detach()
-            }
+            Foreground::Child(parent, logging) => announce(parent, logging),
         };
-        match served {
+        match announced {
             Ok(()) => serve(session, &mut signals).await,
             Err(failure) => Err(failure),
         }
@@ -138,6 +133,18 @@ fn run_until_unmounted(plan: Plan, foreground: Foreground) -> Result<(), Failure
     // A thread that looks at a hung mount point would hold up the end for ever.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
+}
+
+/// Tells the parent that the mount answers, when nothing of the parent's is held any more.
+fn announce(parent: &mut Parent, logging: Logging) -> Result<(), Failure> {
+    if logging == Logging::Lost {
+        note(
+            "note: there is no system log here, so the mount logs nothing; --log-directory would keep a log",
+        );
+    }
+    background::detach()?;
+    parent.report(&Report::Ready);
+    Ok(())
 }
 
 /// All that can fail without anything being mounted.
