@@ -106,7 +106,6 @@ const REGION_CODES: [&str; 4] = [
 const KIND_BY_CODE: &[(&str, ErrorKind)] = &[
     ("NoSuchKey", ErrorKind::NotFound),
     ("NoSuchVersion", ErrorKind::NotFound),
-    ("NotFound", ErrorKind::NotFound),
     ("NoSuchBucket", ErrorKind::NoSuchBucket),
     ("NoSuchAccessPoint", ErrorKind::NoSuchBucket),
     ("AccessDenied", ErrorKind::Forbidden),
@@ -264,8 +263,8 @@ fn refused(
     let refusal = Refusal {
         operation,
         status: raw.status().as_u16(),
-        // HEAD of a missing key: the SDK makes the code up, which is fine.
-        code: meta.code(),
+        // For a 404 without a body the SDK makes up a code, which would hide that no S3 answered.
+        code: meta.code().filter(|_| !body.is_empty()),
         message: meta.message(),
         request_id: header("x-amz-request-id"),
         retry_after: header("retry-after"),

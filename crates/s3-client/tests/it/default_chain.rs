@@ -9,11 +9,12 @@ use sluicefs_s3_client::{BucketUrl, ClientConfig, open};
 use crate::canned::{Canned, Reply, Request, error, reply};
 
 const CONFIG: &str = "SLUICEFS_TEST_CLIENT_CONFIG";
+const BUCKET: &str = "SLUICEFS_TEST_BUCKET";
 const SAYS: &str = "child says: ";
 const PAGE: &str =
     "<ListBucketResult><KeyCount>0</KeyCount><IsTruncated>false</IsTruncated></ListBucketResult>";
 
-/// The other process: opens bucket `b` with the settings of its environment, lists it twice and says how that went.
+/// The other process: opens a bucket (`b` unless told) with the settings of its environment, lists it twice and says how that went.
 #[test]
 #[ignore = "the tests below run it with an environment of its own"]
 fn child() {
@@ -21,7 +22,7 @@ fn child() {
     let config: ClientConfig = serde_json::from_str(&config).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let outcome = runtime.block_on(async {
-        let url = BucketUrl::parse("b").unwrap();
+        let url = BucketUrl::parse(&std::env::var(BUCKET).unwrap_or_else(|_| "b".to_owned())).unwrap();
         let bucket = open::connect(&url, &config).await?;
         for _ in 0..2 {
             open::probe(&*bucket, &url.prefix, config.probe_timeout).await?;
@@ -242,4 +243,44 @@ async fn given_keys_inherit_nothing_from_the_environment() {
     assert_eq!(run(&config, home.path(), &variables).await, "ok");
     assert_eq!(signers(&server), ["AKGIVEN@us-east-1"; 2]);
     assert!(decoy.requests().is_empty());
+}
+
+#[tokio::test]
+async fn names_lead_to_their_hosts() {
+    // The proxy learns the host and lets nobody through.
+    let proxy = Canned::start(|_| reply(502, "", "")).await;
+    let proxy_url = proxy.url();
+    let home = home("", "");
+    let plain = ClientConfig { region: Some("eu-west-1".into()), ..ClientConfig::default() };
+    let accelerated = ClientConfig { transfer_acceleration: true, ..plain.clone() };
+    let dual = ClientConfig { dual_stack: true, ..plain.clone() };
+    let china = ClientConfig { region: Some("cn-north-1".into()), ..ClientConfig::default() };
+    let express = ClientConfig { region: Some("us-east-1".into()), ..ClientConfig::default() };
+    for (config, bucket, host) in [
+        (&plain, "my-models", "my-models.s3.eu-west-1.amazonaws.com"),
+        (&plain, "my.models", "s3.eu-west-1.amazonaws.com"),
+        (&accelerated, "my-models", "my-models.s3-accelerate.amazonaws.com"),
+        (&dual, "my-models", "my-models.s3.dualstack.eu-west-1.amazonaws.com"),
+        (&china, "my-models", "my-models.s3.cn-north-1.amazonaws.com.cn"),
+        (
+            &plain,
+            "arn:aws:s3:us-west-2:123456789012:accesspoint/models",
+            "models-123456789012.s3-accesspoint.us-west-2.amazonaws.com",
+        ),
+        (&plain, "models-abc-s3alias", "models-abc-s3alias.s3.eu-west-1.amazonaws.com"),
+        (
+            &plain,
+            "arn:aws:s3::123456789012:accesspoint/mfzwi23gnjvgw.mrap",
+            "mfzwi23gnjvgw.mrap.accesspoint.s3-global.amazonaws.com",
+        ),
+        (&express, "fast--use1-az4--x-s3", "fast--use1-az4--x-s3.s3express-use1-az4.us-east-1.amazonaws.com"),
+    ] {
+        let seen = proxy.requests().len();
+        let variables = [&KEYS[..], &[("HTTPS_PROXY", proxy_url.as_str()), (BUCKET, bucket)]].concat();
+        let said = run(config, home.path(), &variables).await;
+        let asked: Vec<String> =
+            proxy.requests()[seen..].iter().map(|r| format!("{} {}", r.method, r.target)).collect();
+        assert_eq!(asked.first(), Some(&format!("CONNECT {host}:443")), "{bucket}: {said}");
+        assert!(said.contains("cannot reach") && said.contains("proxy"), "{said}");
+    }
 }

@@ -320,6 +320,19 @@ async fn a_page_cut_anywhere_is_corrupt() {
 }
 
 #[tokio::test]
+async fn a_listing_that_is_not_found_names_the_bucket_or_doubts_the_endpoint() {
+    for (answer, kind) in [
+        ((|| error(404, "NoSuchBucket", "")) as fn() -> Reply, ErrorKind::NoSuchBucket),
+        (|| reply(404, "", ""), ErrorKind::BadEndpoint),
+        (|| reply(404, "Content-Type: text/html", "<html>nothing here</html>"), ErrorKind::BadEndpoint),
+    ] {
+        let server = Canned::start(move |_| answer()).await;
+        let error = bucket(&server).await.list(root()).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_listing_asks_for_what_is_wanted_and_no_more() {
     let server = Canned::start(|_| reply(200, "", PAGE)).await;
     let settings = ClientConfig {
