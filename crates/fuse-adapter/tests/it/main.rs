@@ -1,0 +1,16 @@
+//! Real mounts of buckets in memory, used as programs use them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "tests; real programs run on the real clock"
+)]
+
+mod directories;
+mod lifecycle;
+mod read_only;
+mod reading;
+mod stuck;
+mod support;
+mod xattrs;

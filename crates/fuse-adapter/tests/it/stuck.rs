@@ -1,0 +1,124 @@
+//! A store that stops answering holds up only those who wait for it, and those can be killed.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluicefs_core::{FsConfig, Ttl};
+use sluicefs_s3_client::testing::memory::Content;
+
+use crate::support::{Gate, Program, TestMount, bucket};
+
+/// A killed reader must be gone within a second; a loaded machine may take that long to schedule it.
+const KILLED_WITHIN: Duration = Duration::from_secs(3);
+
+fn gate() -> Arc<Gate> {
+    let store = bucket(&[("small", "content")]);
+    store.put("large", Content::Pattern { seed: 1, len: 256 << 20 });
+    Gate::new(store)
+}
+
+fn config(ttl: Ttl) -> FsConfig {
+    FsConfig { metadata_ttl: ttl, ..FsConfig::default() }
+}
+
+fn kill(mut reader: Program) {
+    reader.0.kill().unwrap();
+    let took = reader.ends_within(Duration::from_secs(20));
+    assert!(took.is_some_and(|took| took < KILLED_WITHIN), "the killed reader took {took:?}");
+}
+
+fn start(program: &mut Command) -> Program {
+    Program(program.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+}
+
+#[test]
+fn a_reader_that_waits_for_its_first_byte_can_be_killed() {
+    let gate = gate();
+    let mount = TestMount::new(Arc::clone(&gate) as _, config(Ttl::Forever));
+    fs::metadata(mount.join("large")).unwrap();
+    gate.hold_everything();
+    let reader = start(Command::new("cat").arg(mount.join("large")));
+    gate.until_somebody_waits(mount.runtime());
+    kill(reader);
+    gate.open();
+}
+
+#[test]
+fn a_reader_whose_store_died_in_the_middle_can_be_killed() {
+    // With no time to live the kernel asks for the size again wherever it can: at the end of the file, above all.
+    let (middle, end) = ("134217728", "268435446");
+    for (ttl, offset) in
+        [(Ttl::Forever, middle), (Ttl::For(Duration::ZERO), middle), (Ttl::For(Duration::ZERO), end)]
+    {
+        let gate = gate();
+        let mount = TestMount::new(Arc::clone(&gate) as _, config(ttl));
+        let program = "import os, sys
+f = os.open(sys.argv[1], os.O_RDONLY)
+os.read(f, 65536)
+print('begun', flush=True)
+sys.stdin.readline()
+os.pread(f, 65536, int(sys.argv[2]))";
+        let mut command = Command::new("python3");
+        command.args(["-c", program]).arg(mount.join("large")).arg(offset);
+        let mut reader = Program(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
+        let mut begun = [0; 6];
+        std::io::Read::read_exact(reader.0.stdout.as_mut().unwrap(), &mut begun).unwrap();
+        gate.hold_everything();
+        std::io::Write::write_all(reader.0.stdin.as_mut().unwrap(), b"go\n").unwrap();
+        gate.until_somebody_waits(mount.runtime());
+        kill(reader);
+        gate.open();
+    }
+}
+
+#[test]
+fn the_others_go_on_while_one_is_stuck() {
+    let gate = gate();
+    let mount = TestMount::new(Arc::clone(&gate) as _, config(Ttl::Forever));
+    assert_eq!(fs::read_to_string(mount.join("small")).unwrap(), "content");
+    fs::metadata(mount.join("large")).unwrap();
+    gate.hold_gets();
+    // More of them than there are threads that read requests.
+    let readers: Vec<_> = (0..8).map(|_| start(Command::new("cat").arg(mount.join("large")))).collect();
+    gate.until_somebody_waits(mount.runtime());
+    assert_eq!(fs::read_to_string(mount.join("small")).unwrap(), "content");
+    assert_eq!(fs::metadata(mount.join("large")).unwrap().len(), 256 << 20);
+    for reader in readers {
+        kill(reader);
+    }
+    gate.open();
+}
+
+#[test]
+fn a_reader_goes_on_when_the_store_is_back() {
+    let gate = gate();
+    let mount = TestMount::new(Arc::clone(&gate) as _, config(Ttl::Forever));
+    let file = File::open(mount.join("small")).unwrap();
+    gate.hold_everything();
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut buffer = [0; 7];
+            file.read_exact_at(&mut buffer, 0).map(|()| buffer)
+        });
+        gate.until_somebody_waits(mount.runtime());
+        gate.open();
+        assert_eq!(&reader.join().unwrap().unwrap(), b"content");
+    });
+}
+
+#[test]
+fn unmounting_does_not_wait_for_the_store() {
+    let gate = gate();
+    let mount = TestMount::new(Arc::clone(&gate) as _, config(Ttl::Forever));
+    fs::metadata(mount.join("large")).unwrap();
+    gate.hold_everything();
+    let reader = start(Command::new("cat").arg(mount.join("large")));
+    gate.until_somebody_waits(mount.runtime());
+    kill(reader);
+    // Its reads still wait at the store. Dropping the mount must not.
+    drop(mount);
+    gate.open();
+}
