@@ -23,6 +23,8 @@ struct Pinned {
     version: Arc<ObjectVersion>,
     /// A byte of this version went to the kernel.
     delivered: AtomicBool,
+    /// A byte of an older version went there before, and may be in its pages until a byte of this one is read.
+    follows_delivered: bool,
     /// Its reading state, while a handle has it open.
     object: Mutex<Weak<OpenObject>>,
 }
@@ -55,7 +57,7 @@ impl OpenFiles {
         Self { engine, files: Mutex::default() }
     }
 
-    /// Opens the version `meta` of `ino`. Returns whether pages that the kernel holds of the inode are of that version.
+    /// Opens the version `meta` of `ino`. Returns whether all pages that the kernel holds of the inode are of that version.
     pub(crate) fn open(&self, ino: InodeNo, key: ObjectKey, meta: ObjectMeta) -> (FileHandle, bool) {
         let mut files = self.files.lock();
         let file = files.entry(ino).or_insert_with(|| Arc::new(Shared::new(key, meta.clone())));
@@ -63,8 +65,12 @@ impl OpenFiles {
         drop(files);
         file.supersede(&meta);
         let pinned = file.current();
-        // Without an ETag in the listing, equal length and time do not prove that the pages are of this version.
-        let keep_cache = pinned.delivered.load(Ordering::Acquire) && meta.etag.is_some();
+        // Where the kernel has no pages there is nothing to drop, and an open that drops pages waits for all reads under way: a second
+        // reader of a slow file must not. Without an ETag in the listing, equal length and time do not prove that pages are of this version.
+        let keep_cache = match pinned.delivered.load(Ordering::Acquire) {
+            true => meta.etag.is_some(),
+            false => !pinned.follows_delivered,
+        };
         let object = pinned.open(&self.engine);
         let engine = Arc::clone(&self.engine);
         (FileHandle { ino, file, pin: Mutex::new((pinned, object)), engine }, keep_cache)
@@ -92,7 +98,7 @@ impl OpenFiles {
 
 impl Shared {
     fn new(key: ObjectKey, meta: ObjectMeta) -> Self {
-        let pinned = Arc::new(Pinned::new(key.clone(), meta));
+        let pinned = Arc::new(Pinned::new(key.clone(), meta, false));
         Self { key, current: Mutex::new(pinned) }
     }
 
@@ -103,7 +109,8 @@ impl Shared {
     fn supersede(&self, meta: &ObjectMeta) {
         let mut current = self.current.lock();
         if !current.is_of(meta) {
-            *current = Arc::new(Pinned::new(self.key.clone(), meta.clone()));
+            let follows = current.follows_delivered || current.delivered.load(Ordering::Acquire);
+            *current = Arc::new(Pinned::new(self.key.clone(), meta.clone(), follows));
         }
     }
 
@@ -119,9 +126,9 @@ impl Shared {
 }
 
 impl Pinned {
-    fn new(key: ObjectKey, meta: ObjectMeta) -> Self {
-        let version = ObjectVersion::new(key, meta.size, meta.etag.clone());
-        Self { meta, version: Arc::new(version), delivered: AtomicBool::new(false), object: Mutex::default() }
+    fn new(key: ObjectKey, meta: ObjectMeta, follows_delivered: bool) -> Self {
+        let version = Arc::new(ObjectVersion::new(key, meta.size, meta.etag.clone()));
+        Self { meta, version, delivered: AtomicBool::new(false), follows_delivered, object: Mutex::default() }
     }
 
     fn open(&self, engine: &Arc<ReadEngine>) -> Arc<OpenObject> {

@@ -27,6 +27,25 @@ async fn an_object_changed_after_a_read_is_stale_until_opened_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_file_of_which_nothing_was_read_has_no_pages_to_drop() {
+    let bucket = Recorder::new(&["a"]);
+    let fs = bucket.mount();
+    let ino = walk(&fs, "a").await.unwrap().attr.ino;
+    for _ in 0..2 {
+        assert!(fs.open(ino).await.unwrap().keep_cache, "an open that drops pages waits for every read under way");
+    }
+    bucket.store.put("a", "newer");
+    tokio::time::advance(PAST_TTL).await;
+    assert!(fs.open(ino).await.unwrap().keep_cache, "there are none of the old version either");
+    let handle = fs.open(ino).await.unwrap().handle;
+    assert_eq!(content(&fs, handle).await.unwrap(), "newer");
+    for text in ["newest", "very newest"] {
+        bucket.store.put("a", text);
+        assert!(!fs.open(ino).await.unwrap().keep_cache, "pages of what was read are there until {text:?} is read");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_object_changed_before_the_first_byte_is_read_in_its_new_version() {
     let bucket = Recorder::new(&["a"]);
     let fs = bucket.mount();
