@@ -18,8 +18,8 @@ use aws_smithy_runtime_api::client::http::{
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 
-use super::Endpoint;
 use crate::config::ClientConfig;
+use crate::endpoint::Endpoint;
 use crate::error::{Error, ErrorKind, Result};
 
 /// S3 closes an idle connection after some 5 to 20 s; sending on a closed one costs a retry.

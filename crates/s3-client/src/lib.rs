@@ -11,12 +11,13 @@ pub mod config;
 mod credentials;
 pub mod endpoint;
 pub mod error;
+mod http_client;
 pub mod interop;
 pub mod key;
 pub mod limiter;
 pub mod open;
+mod region;
 pub mod reliable;
-mod resume;
 pub mod retry;
 pub mod verify;
 

@@ -4,6 +4,8 @@
 //! ([`retry`](crate::retry)), whether an answer fits ([`verify`]), how a broken body goes on
 //! (`resume`), how many requests run at once ([`limiter`](crate::limiter)).
 
+mod resume;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +22,6 @@ use crate::bucket::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{ByteRange, ObjectKey};
 use crate::limiter::Limiter;
-use crate::resume;
 use crate::retry::{Decision, RetryConfig, Tally};
 use crate::verify::{self, PageTrail};
 

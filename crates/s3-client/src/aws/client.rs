@@ -21,8 +21,10 @@ use aws_types::service_config::ServiceConfigKey;
 use super::clock::ServerClock;
 use crate::config::{AddressingStyle, BucketType, ClientConfig, CredentialSource, StaticKeys};
 use crate::credentials::{CredentialCache, default_chain};
-use crate::endpoint::{DEFAULT_REGION, Endpoint, Scheme, discover_region, http_client};
+use crate::endpoint::{Endpoint, Scheme};
 use crate::error::{Error, ErrorKind, Result};
+use crate::http_client::http_client;
+use crate::region::{DEFAULT_REGION, discover_region};
 
 /// Clients of one bucket, one per region that it turns out to be in.
 pub(super) struct ClientTemplate {

@@ -136,6 +136,33 @@ mod tests {
         }
     }
 
+    /// As Amazon encodes: letters, digits and a few marks stay, a space becomes `+`.
+    fn encode_name(name: &str) -> String {
+        let encode = |byte: u8| match byte {
+            b' ' => "+".to_owned(),
+            b'-' | b'.' | b'_' | b'*' | b'/' => char::from(byte).to_string(),
+            byte if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
+            byte => format!("%{byte:02X}"),
+        };
+        name.bytes().map(encode).collect()
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_name_survives_the_encoding(name in "(?s).{0,40}") {
+            proptest::prop_assert_eq!(decode_name(&encode_name(&name)), Some(name));
+        }
+
+        #[test]
+        fn no_text_breaks_the_decoder(text in "[a-f0-9%+]{0,20}|.{0,20}") {
+            // `None` or a name, never a panic; and a text without escapes stays as it is.
+            let decoded = decode_name(&text);
+            if !text.contains(['%', '+']) {
+                proptest::prop_assert_eq!(decoded, Some(text));
+            }
+        }
+    }
+
     fn object(key: &str) -> Object {
         Object::builder().key(key).size(1).build()
     }

@@ -15,7 +15,7 @@ use aws_credential_types::provider::error::CredentialsError;
 
 use super::{Found, Load};
 use crate::config::ClientConfig;
-use crate::endpoint::imds_client;
+use crate::region::imds_client;
 
 /// One source of a chain.
 pub(crate) struct Link {
