@@ -177,6 +177,7 @@ pub(crate) struct Reservation {
 
 impl Reservation {
     /// How much is left of it.
+    #[cfg(test)]
     pub(crate) fn units(&self) -> u32 {
         self.units
     }

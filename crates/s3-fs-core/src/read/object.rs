@@ -42,6 +42,7 @@ impl OpenObject {
     }
 
     /// The version that is read.
+    #[cfg(test)]
     pub(crate) fn version(&self) -> &Arc<ObjectVersion> {
         &self.version
     }

@@ -9,13 +9,14 @@ mod sharing;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sluicefs_s3_client::testing::memory::pattern;
 use sluicefs_s3_client::{ByteRange, ETag, ObjectKey};
 use tokio::runtime::Handle;
 
 use super::*;
 use crate::config::ReadConfig;
 use crate::error::{Error, Result};
-use bucket::{KEY, ProbeBucket, stored};
+use bucket::{KEY, ProbeBucket};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -76,7 +77,7 @@ async fn read(object: &Arc<OpenObject>, range: ByteRange) -> Result<Vec<u8>> {
 async fn check(object: &Arc<OpenObject>, range: ByteRange) {
     let bytes = read(object, range).await.expect("the store works");
     let expected = range.intersect(ByteRange::new(0, object.version().size()));
-    let expected = if expected.is_empty() { bytes::Bytes::new() } else { stored(expected) };
+    let expected = pattern(1, expected);
     assert!(bytes == expected, "wrong bytes of {range}");
 }
 

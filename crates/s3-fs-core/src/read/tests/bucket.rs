@@ -1,7 +1,7 @@
 //! A bucket that notes what it is asked for, takes its time, and fails or stops when told to.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,7 +9,6 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use sluicefs_s3_client::testing::memory::pattern;
 use sluicefs_s3_client::testing::{Content, MemoryBucket};
 use sluicefs_s3_client::{
     self as s3, Bucket, BucketIdentity, BucketTraits, ByteRange, ETag, GetReply, GetRequest, ListPage,
@@ -20,17 +19,6 @@ use tokio::time::Instant;
 
 /// The object that tests read.
 pub(super) const KEY: &str = "model";
-
-/// The pattern that objects hold, made once: to make it takes far longer than to read it.
-static SAMPLE: LazyLock<Bytes> = LazyLock::new(|| pattern(1, ByteRange::new(0, 64 << 20)));
-
-/// What was stored in `range`.
-pub(super) fn stored(range: ByteRange) -> Bytes {
-    match usize::try_from(range.end) {
-        Ok(end) if end <= SAMPLE.len() => SAMPLE.slice(range.start as usize..end),
-        _ => pattern(1, range),
-    }
-}
 
 /// How long the network takes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -59,11 +47,7 @@ pub(super) struct ProbeBucket {
 impl ProbeBucket {
     pub(super) fn new(size: u64) -> Self {
         let inner = MemoryBucket::new("probe");
-        let content = match usize::try_from(size) {
-            Ok(size) if size <= SAMPLE.len() => Content::Bytes(SAMPLE.slice(..size)),
-            _ => Content::Pattern { seed: 1, len: size },
-        };
-        inner.put(KEY, content);
+        inner.put(KEY, Content::Pattern { seed: 1, len: size });
         Self {
             inner,
             net: Net::default(),
