@@ -49,26 +49,28 @@ fn a_reader_that_waits_for_its_first_byte_can_be_killed() {
 #[test]
 fn a_reader_whose_store_died_in_the_middle_can_be_killed() {
     // With no time to live the kernel asks for the size again wherever it can: at the end of the file, above all.
-    let (middle, end) = ("134217728", "268435446");
+    let (middle, end) = (128 << 20, (256 << 20) - 10);
     for (ttl, offset) in
         [(Ttl::Forever, middle), (Ttl::For(Duration::ZERO), middle), (Ttl::For(Duration::ZERO), end)]
     {
         let gate = gate();
         let mount = TestMount::new(Arc::clone(&gate) as _, config(ttl));
-        let program = "import os, sys
+        // The pause lets the kernel's clock tick, by which attributes with no time to live are over.
+        let program = "import os, sys, time
 f = os.open(sys.argv[1], os.O_RDONLY)
 os.read(f, 65536)
 print('begun', flush=True)
 sys.stdin.readline()
+time.sleep(0.05)
 os.pread(f, 65536, int(sys.argv[2]))";
         let mut command = Command::new("python3");
-        command.args(["-c", program]).arg(mount.join("large")).arg(offset);
+        command.args(["-c", program]).arg(mount.join("large")).arg(offset.to_string());
         let mut reader = Program(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
         let mut begun = [0; 6];
         std::io::Read::read_exact(reader.0.stdout.as_mut().unwrap(), &mut begun).unwrap();
         gate.hold_everything();
         std::io::Write::write_all(reader.0.stdin.as_mut().unwrap(), b"go\n").unwrap();
-        gate.until_somebody_waits(mount.runtime());
+        gate.until_somebody_waits_for(mount.runtime(), offset);
         kill(reader);
         gate.open();
     }

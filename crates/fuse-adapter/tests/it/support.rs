@@ -13,8 +13,8 @@ use sluicefs_core::{FileSystem, FsConfig};
 use sluicefs_fuse::{MountConfig, MountedSession, mount};
 use sluicefs_s3_client::testing::memory::MemoryBucket;
 use sluicefs_s3_client::{
-    Bucket, BucketIdentity, BucketTraits, Error, ErrorKind, GetReply, GetRequest, ListPage, ListRequest,
-    ObjectHead, ObjectKey, Result,
+    Bucket, BucketIdentity, BucketTraits, ByteRange, Error, ErrorKind, GetReply, GetRequest, ListPage,
+    ListRequest, ObjectHead, ObjectKey, Result,
 };
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
@@ -106,12 +106,16 @@ enum Held {
 /// failing test.
 const GIVE_UP: Duration = Duration::from_secs(30);
 
+/// The bytes that a request for no bytes asks for.
+const NONE: ByteRange = ByteRange { start: 0, end: 0 };
+
 /// A bucket that counts requests, and holds them back while it is told to.
 #[derive(Debug)]
 pub(crate) struct Gate {
     inner: MemoryBucket,
     held: watch::Sender<Held>,
-    waiting: watch::Sender<u64>,
+    /// What waits: the bytes of a GET, none of another request.
+    waiting: watch::Sender<Vec<ByteRange>>,
     pub(crate) gets: AtomicU64,
     pub(crate) others: AtomicU64,
 }
@@ -119,7 +123,7 @@ pub(crate) struct Gate {
 impl Gate {
     /// An open one before `inner`.
     pub(crate) fn new(inner: MemoryBucket) -> Arc<Self> {
-        let (held, waiting) = (watch::Sender::new(Held::Nothing), watch::Sender::new(0));
+        let (held, waiting) = (watch::Sender::new(Held::Nothing), watch::Sender::new(Vec::new()));
         Arc::new(Self { inner, held, waiting, gets: AtomicU64::new(0), others: AtomicU64::new(0) })
     }
 
@@ -138,22 +142,28 @@ impl Gate {
         self.held.send_replace(Held::Nothing);
     }
 
-    /// Returns when a request waits before the closed gate.
+    /// Returns when a request is held back.
     pub(crate) fn until_somebody_waits(&self, runtime: &Runtime) {
-        let mut waiting = self.waiting.subscribe();
-        let limit = Duration::from_secs(20);
-        runtime
-            .block_on(async {
-                tokio::time::timeout(limit, waiting.wait_for(|waiting| *waiting > 0)).await.map(drop)
-            })
-            .expect("no request came");
+        self.until(runtime, |waiting| !waiting.is_empty());
     }
 
-    async fn pass(&self, holds: impl Fn(Held) -> bool) -> Result<()> {
+    /// Returns when a GET of the byte at `offset` is held back.
+    pub(crate) fn until_somebody_waits_for(&self, runtime: &Runtime, offset: u64) {
+        self.until(runtime, |waiting| waiting.iter().any(|range| (range.start..range.end).contains(&offset)));
+    }
+
+    fn until(&self, runtime: &Runtime, reached: impl Fn(&[ByteRange]) -> bool) {
+        let mut waiting = self.waiting.subscribe();
+        let limit = Duration::from_secs(20);
+        let reached = async { tokio::time::timeout(limit, waiting.wait_for(|w| reached(w))).await.map(drop) };
+        runtime.block_on(reached).expect("no such request came");
+    }
+
+    async fn pass(&self, range: ByteRange, holds: impl Fn(Held) -> bool) -> Result<()> {
         if !holds(*self.held.borrow()) {
             return Ok(());
         }
-        self.waiting.send_modify(|waiting| *waiting += 1);
+        self.waiting.send_modify(|waiting| waiting.push(range));
         let mut held = self.held.subscribe();
         match tokio::time::timeout(GIVE_UP, held.wait_for(|held| !holds(*held))).await {
             Ok(_) => Ok(()),
@@ -174,19 +184,20 @@ impl Bucket for Gate {
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectHead> {
         self.others.fetch_add(1, Ordering::Relaxed);
-        self.pass(|held| held == Held::Everything).await?;
+        self.pass(NONE, |held| held == Held::Everything).await?;
         self.inner.head(key).await
     }
 
     async fn get(&self, request: GetRequest) -> Result<GetReply> {
         self.gets.fetch_add(1, Ordering::Relaxed);
-        self.pass(|held| held != Held::Nothing).await?;
+        let range = request.range.unwrap_or(ByteRange::new(0, u64::MAX));
+        self.pass(range, |held| held != Held::Nothing).await?;
         self.inner.get(request).await
     }
 
     async fn list(&self, request: ListRequest) -> Result<ListPage> {
         self.others.fetch_add(1, Ordering::Relaxed);
-        self.pass(|held| held == Held::Everything).await?;
+        self.pass(NONE, |held| held == Held::Everything).await?;
         self.inner.list(request).await
     }
 }
