@@ -4,7 +4,11 @@
 //! cargo run -p sluicefs-core --example read_bucket -- file:///usr/share/doc bash/copyright
 //! cargo run -p sluicefs-core --example read_bucket -- s3://my-bucket/models llama/config.json
 //! ```
-#![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "an example prints what it found and reads its arguments")]
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "an example prints what it found and reads its arguments"
+)]
 
 use std::error::Error;
 

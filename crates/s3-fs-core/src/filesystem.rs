@@ -127,7 +127,7 @@ impl FileSystem {
         Ok(OpenedFile { handle: self.open_files.insert(handle), keep_cache })
     }
 
-    /// Reads up to `range.len()` bytes; fewer only at the end of the object, none past it.
+    /// Reads up to `range.len()` bytes, at most [`MAX_READ_BYTES`](crate::MAX_READ_BYTES); fewer only at the end of the object, none past it.
     ///
     /// Cancel-safe: fetches it started go on for other readers until the file is released.
     ///
@@ -197,7 +197,9 @@ impl FileSystem {
 
     /// Closes a directory. Unknown handles are ignored.
     pub fn release_dir(&self, handle: HandleId) {
-        self.open_dirs.remove(handle);
+        if let Some(dir) = self.open_dirs.remove(handle) {
+            self.tree.close_dir(&dir);
+        }
     }
 
     /// The size of the file system: a bucket has no limit, so the numbers are large, and all free.

@@ -22,9 +22,9 @@ use crate::error::{Error, Result};
 use crate::inode::Remote;
 use crate::path;
 
-/// How many pages a listing may be ahead of its reader: enough that the next is always under way, few enough that an abandoned listing of a
-/// huge directory costs little.
-const PAGES_AHEAD: usize = 8;
+/// How many pages a listing may be ahead of its reader: enough that the next is always under way, few enough that attributes are still
+/// believed when the reader comes to them, and that an abandoned listing of a huge directory costs little.
+const PAGES_AHEAD: usize = 2;
 
 /// One name in a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -214,6 +214,11 @@ impl Tree {
         Ok(DirHandle::new(ino, known.parent, listing))
     }
 
+    /// Closes a directory.
+    pub(crate) fn close_dir(&self, dir: &DirHandle) {
+        self.listings.closed(dir.ino);
+    }
+
     fn listing(&self, ino: InodeNo, prefix: &KeyPrefix) -> Arc<Listing> {
         let fresh = self.listings.fresh_listing(ino, Instant::now(), self.ttl);
         fresh.unwrap_or_else(|| {

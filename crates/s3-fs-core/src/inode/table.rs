@@ -21,7 +21,8 @@ use crate::path;
 /// All inodes of a mount.
 #[derive(Debug)]
 pub(crate) struct InodeTable {
-    inodes: RwLock<FxHashMap<InodeNo, Inode>>,
+    /// Boxed: a hash table is half empty on average, and an inode is an eighth of a kilobyte.
+    inodes: RwLock<FxHashMap<InodeNo, Box<Inode>>>,
     /// Seeded anew for each mount: numbers cannot be made to collide from outside.
     numbers: RandomState,
     look: Look,
@@ -76,7 +77,7 @@ impl InodeTable {
             started: clock::now(),
         };
         Self {
-            inodes: RwLock::new(FxHashMap::from_iter([(InodeNo::ROOT, root)])),
+            inodes: RwLock::new(FxHashMap::from_iter([(InodeNo::ROOT, Box::new(root))])),
             numbers: RandomState::new(),
             look,
         }
@@ -168,14 +169,14 @@ impl InodeTable {
                 change = inode.take(node, valid_until);
                 inode
             }
-            None => fresh.insert(Inode {
+            None => fresh.insert(Box::new(Inode {
                 parent,
                 name: Box::from(name),
                 lookups: 0,
                 children: 0,
                 valid_until,
                 node,
-            }),
+            })),
         };
         let accepted = accept(self.look.entry(ino, inode, now));
         inode.lookups += u64::from(accepted);
@@ -232,7 +233,7 @@ impl InodeTable {
 
     fn number(
         &self,
-        inodes: &FxHashMap<InodeNo, Inode>,
+        inodes: &FxHashMap<InodeNo, Box<Inode>>,
         parent: InodeNo,
         name: &str,
         kind: FileKind,

@@ -91,6 +91,16 @@ impl ListingCache {
         });
     }
 
+    /// Nobody has `dir` open for now: a listing too large to keep is let go.
+    pub(crate) fn closed(&self, dir: InodeNo) {
+        let mut state = self.0.lock();
+        if let Some(directory) = state.directories.get_mut(&dir)
+            && directory.len() > MAX_NAMES
+        {
+            directory.listing = None;
+        }
+    }
+
     /// The page of `dir` after the key `after` that is under way, or else the one that `fetch` begins.
     pub(crate) fn flight(
         &self,

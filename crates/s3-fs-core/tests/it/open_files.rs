@@ -32,7 +32,10 @@ async fn a_file_of_which_nothing_was_read_has_no_pages_to_drop() {
     let fs = bucket.mount();
     let ino = walk(&fs, "a").await.unwrap().attr.ino;
     for _ in 0..2 {
-        assert!(fs.open(ino).await.unwrap().keep_cache, "an open that drops pages waits for every read under way");
+        assert!(
+            fs.open(ino).await.unwrap().keep_cache,
+            "an open that drops pages waits for every read under way"
+        );
     }
     bucket.store.put("a", "newer");
     tokio::time::advance(PAST_TTL).await;
@@ -41,7 +44,10 @@ async fn a_file_of_which_nothing_was_read_has_no_pages_to_drop() {
     assert_eq!(content(&fs, handle).await.unwrap(), "newer");
     for text in ["newest", "very newest"] {
         bucket.store.put("a", text);
-        assert!(!fs.open(ino).await.unwrap().keep_cache, "pages of what was read are there until {text:?} is read");
+        assert!(
+            !fs.open(ino).await.unwrap().keep_cache,
+            "pages of what was read are there until {text:?} is read"
+        );
     }
 }
 
