@@ -7,9 +7,13 @@ use serde_json::Value;
 
 use crate::command::cargo;
 
-/// The root of the repository that this program was built from.
+/// The root of the repository.
+///
+/// Cargo names this package's folder to whatever it runs. What was true when this was built is not asked first: a repository may be
+/// moved with its build folder, and two copies may share one.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the repository").to_owned()
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&package).parent().expect("xtask lies in the repository").to_owned()
 }
 
 /// Cargo's build folder, wherever its configuration puts it.

@@ -2,6 +2,7 @@
 //!
 //! Under the name `mount-s3` it is that command, see `compat.rs`.
 #![forbid(unsafe_code)]
+#![allow(rustdoc::bare_urls, reason = "the docs of arguments are help texts, and printed as they are")]
 
 mod args;
 mod background;

@@ -1,6 +1,6 @@
 //! The kernel side of mounting a FUSE file system: mount(2) or fusermount3, mountinfo, fusectl.
 //!
-//! [`mount`] opens `/dev/fuse`, attaches it to a directory and hands the descriptor out; who serves it is not its
+//! [`mount()`] opens `/dev/fuse`, attaches it to a directory and hands the descriptor out; who serves it is not its
 //! business. [`MountPoint`] takes the mount away again when it is dropped, so that a failed start leaves nothing
 //! mounted. This is the only crate that opens `/dev/fuse` or mounts: the file system and the CSI node share it.
 #![forbid(unsafe_code)]
