@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluicefs_core::{FileSystem, FsConfig};
-use sluicefs_fuse::{Access, MountConfig, MountError, MountedSession, SessionError};
+use sluicefs_fuse::{Access, MountConfig, MountError, MountedSession, SessionError, Xattrs};
 use sluicefs_fuse_mount::{MountState, mount_state, passed_descriptor};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
@@ -85,6 +85,9 @@ impl Plan {
             (false, true) => Access::OwnerAndRoot,
             (false, false) => Access::Owner,
         };
+        if args.files.xattr {
+            session.xattrs = Xattrs::Readable;
+        }
         if args.reading.read_ahead_kb.is_some() {
             session.read_ahead_kb = args.reading.read_ahead_kb;
         }

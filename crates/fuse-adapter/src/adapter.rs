@@ -29,12 +29,25 @@ use crate::errno::ErrorLog;
 use crate::kernel::negotiate;
 use crate::tasks::Requests;
 
+/// Whether extended attributes can be read.
+///
+/// `ls -l` asks for a security label and an ACL of every file. The kernel stops asking for ever once it is told that there are none
+/// at all; while it may ask, listing 100,000 names costs 200,000 more questions, which doubles its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Xattrs {
+    /// There are none; the kernel does not ask again.
+    Off,
+    /// `user.s3.etag` and the others of [`sluicefs_core::xattr`] can be read.
+    Readable,
+}
+
 /// Serves one file system to one kernel connection.
 #[derive(Debug)]
 pub(crate) struct Adapter {
     core: Arc<Core>,
     requests: Requests,
     request_kb: u32,
+    xattrs: Xattrs,
 }
 
 /// What a task needs to finish a request.
@@ -48,9 +61,9 @@ struct Core {
 const GENERATION: Generation = Generation(0);
 
 impl Adapter {
-    pub(crate) fn new(fs: Arc<FileSystem>, runtime: Handle, request_kb: u32) -> Self {
+    pub(crate) fn new(fs: Arc<FileSystem>, runtime: Handle, request_kb: u32, xattrs: Xattrs) -> Self {
         let core = Arc::new(Core { fs, errors: ErrorLog::default() });
-        Self { core, requests: Requests::new(runtime), request_kb }
+        Self { core, requests: Requests::new(runtime), request_kb, xattrs }
     }
 
     fn core(&self) -> Arc<Core> {
@@ -241,12 +254,18 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if self.xattrs == Xattrs::Off {
+            return reply.error(Errno::ENOSYS);
+        }
         let Some(name) = name.to_str() else { return reply.error(Errno::ENODATA) };
         let (core, name) = (self.core(), name.to_owned());
         self.requests.serve(async move { core.getxattr(ino, &name, size, reply).await });
     }
 
     fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        if self.xattrs == Xattrs::Off {
+            return reply.error(Errno::ENOSYS);
+        }
         let core = self.core();
         self.requests.serve(async move { core.listxattr(ino, size, reply).await });
     }

@@ -13,5 +13,6 @@ mod session;
 mod sys;
 mod tasks;
 
+pub use adapter::Xattrs;
 pub use session::{MountConfig, MountedSession, SessionError, mount};
 pub use sluicefs_fuse_mount::{Access, Method, MountError, UnmountMode};

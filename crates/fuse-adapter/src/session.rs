@@ -16,7 +16,7 @@ use sluicefs_fuse_mount::{
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::adapter::Adapter;
+use crate::adapter::{Adapter, Xattrs};
 use crate::kernel::{DEFAULT_REQUEST_KB, raise_read_ahead, raise_request_limit};
 use crate::notify::Notices;
 use crate::sys::passed_device;
@@ -39,6 +39,8 @@ pub struct MountConfig {
     pub read_ahead_kb: Option<u32>,
     /// The largest request in KiB, default 1024; more raises `/proc/sys/fs/fuse/max_pages_limit` for the whole machine.
     pub max_request_kb: u32,
+    /// Who answers questions for extended attributes, default nobody.
+    pub xattrs: Xattrs,
 }
 
 impl MountConfig {
@@ -52,6 +54,7 @@ impl MountConfig {
             threads: available_parallelism().map_or(MIN_THREADS, usize::from).clamp(MIN_THREADS, MAX_THREADS),
             read_ahead_kb: Some(1024),
             max_request_kb: DEFAULT_REQUEST_KB,
+            xattrs: Xattrs::Off,
         }
     }
 }
@@ -116,7 +119,7 @@ pub fn mount(
 ) -> Result<MountedSession, SessionError> {
     raise_request_limit(config.max_request_kb);
     let (device, point) = attach(target, &config)?;
-    let adapter = Adapter::new(Arc::clone(&fs), runtime, config.max_request_kb);
+    let adapter = Adapter::new(Arc::clone(&fs), runtime, config.max_request_kb, config.xattrs);
     let (acl, fuser_config) = fuser_settings(&config);
     let session = Session::from_fd(adapter, device, acl, fuser_config).map_err(SessionError::Handshake)?;
     if let Some(kb) = config.read_ahead_kb {

@@ -117,6 +117,10 @@ pub(crate) struct FileArgs {
     /// The permission bits of files, in octal.
     #[arg(long, value_name = "MODE", value_parser = mode, default_value = "0644")]
     pub(crate) file_mode: u16,
+    /// Show what S3 knows of an object as extended attributes: user.s3.etag, user.s3.storage_class and more. Off by default, since
+    /// ls -l then asks twice more for each file.
+    #[arg(long)]
+    pub(crate) xattr: bool,
 }
 
 /// What is kept, and how far reading runs ahead.

@@ -11,6 +11,7 @@ mod directories;
 mod lifecycle;
 mod read_only;
 mod reading;
+mod server;
 mod stuck;
 mod support;
 mod xattrs;
