@@ -156,16 +156,22 @@ fn row(net: &str, workload: &str, ours: &Figures, theirs: &Figures) -> String {
     let less_is_better = matches!(ours.unit.as_str(), "s" | "ms");
     let ratio = if less_is_better { theirs.value / ours.value } else { ours.value / theirs.value };
     format!(
-        "| {net} | {workload} ({}) | {} | {} | {ratio:.2} | {:.2} | {:.0} : {:.0} | {:.0} : {:.0} |",
+        "| {net} | {workload} ({}) | {} | {} | {} | {} | {:.0} : {:.0} | {:.0} : {:.0} |",
         ours.unit,
         three_digits(ours.value),
         three_digits(theirs.value),
-        ours.cpu / theirs.cpu,
+        quotient(ratio),
+        quotient(ours.cpu / theirs.cpu),
         ours.rss_mb,
         theirs.rss_mb,
         ours.requests,
         theirs.requests,
     )
+}
+
+/// Processor time is counted in hundredths of a second, so that of a short run may be none.
+fn quotient(value: f64) -> String {
+    if value.is_finite() { format!("{value:.2}") } else { "-".to_owned() }
 }
 
 fn three_digits(value: f64) -> String {
@@ -202,6 +208,15 @@ mod tests {
             "| raw | x (MB/s) | 300 | 100 | 3.00 | 0.33 | 100 : 100 | 7 : 7 |"
         );
         assert_eq!(row_of(2.0, 4.0, "s"), "| raw | x (s) | 2.00 | 4.00 | 2.00 | 1.00 | 100 : 100 | 7 : 7 |");
+    }
+
+    #[test]
+    fn a_run_too_short_for_the_clock_has_no_cpu_ratio() {
+        let idle = Figures::read(&line(1.0, "ms", 0.0)).expect("a whole line");
+        assert_eq!(
+            row("raw", "x", &idle, &idle),
+            "| raw | x (ms) | 1.00 | 1.00 | 1.00 | - | 100 : 100 | 7 : 7 |"
+        );
     }
 
     #[test]
