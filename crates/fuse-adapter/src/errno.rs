@@ -120,10 +120,10 @@ impl State {
     }
 }
 
-/// What the error is about: its text up to the store's words, which differ from one request to the next.
+/// The object that the store would not give out; the rest of its words differs from one request to the next.
 fn archived_name(error: &Error) -> String {
-    let text = error.to_string();
-    text.split_once(": ").map_or(text.as_str(), |(name, _)| name).to_owned()
+    let key = error.store_error().and_then(|error| error.key());
+    key.map_or_else(|| error.to_string(), str::to_owned)
 }
 
 /// The lines of one window.
@@ -180,6 +180,16 @@ mod tests {
         assert_eq!(judge(&mut state, ErrorKind::Archived, "a", now), Verdict::Log { left_out: 0 });
         assert_eq!(judge(&mut state, ErrorKind::Archived, "a", now + 2 * WINDOW), Verdict::LeaveOut);
         assert_eq!(judge(&mut state, ErrorKind::Archived, "b", now), Verdict::Log { left_out: 0 });
+    }
+
+    #[test]
+    fn archived_objects_are_told_apart_by_key_whatever_the_request() {
+        let archived = |key: &str, request: &str| {
+            let store = sluicefs_s3_client::Error::new(sluicefs_s3_client::ErrorKind::Archived, "get");
+            Error::from_store("read", store.with_key(key).with_request_id(request))
+        };
+        assert_eq!(archived_name(&archived("a", "1")), archived_name(&archived("a", "2")));
+        assert_ne!(archived_name(&archived("a", "1")), archived_name(&archived("b", "1")));
     }
 
     #[test]

@@ -97,6 +97,11 @@ impl Error {
         self.0.kind
     }
 
+    /// The object, or the prefix of a listing.
+    pub fn key(&self) -> Option<&str> {
+        self.0.key.as_deref()
+    }
+
     /// The HTTP status, if the server answered.
     pub fn status(&self) -> Option<u16> {
         self.0.status

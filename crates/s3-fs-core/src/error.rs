@@ -68,6 +68,14 @@ impl Error {
         self.source.as_ref()
     }
 
+    /// The error of a LIST that failed at the store.
+    ///
+    /// A directory without keys is an empty listing; "not found" for a LIST is a broken answer, and must not read as the end of a directory.
+    pub(crate) fn from_listing(operation: &'static str, source: s3::Error) -> Self {
+        let error = Self::from_store(operation, source);
+        if error.kind == ErrorKind::NotFound { Self { kind: ErrorKind::Io, ..error } } else { error }
+    }
+
     /// The error of a file operation that failed at the store.
     pub fn from_store(operation: &'static str, source: s3::Error) -> Self {
         let kind = match source.kind() {

@@ -109,13 +109,16 @@ impl FileSystem {
     /// the first time is fetched on condition that it is what was seen.
     ///
     /// # Errors
-    /// `IsADirectory`, `NotFound`, `AccessDenied`, `Io`.
+    /// `Stale` if its length is another than was told last: look it up again, as the kernel does by itself. Else it would read as
+    /// many bytes as it believes there are. `IsADirectory`, `NotFound`, `AccessDenied`, `Io`.
     pub async fn open(&self, ino: InodeNo) -> Result<OpenedFile> {
         let key = self.tree.key("open", ino)?;
         let is_fresh = self.tree.is_fresh(ino);
         let may_be_cached = self.config.revalidate_on_open && self.files.was_delivered(ino);
         if !is_fresh || may_be_cached {
-            self.tree.refresh("open", ino).await?;
+            if self.tree.refresh("open", ino).await? == Change::NewLength {
+                return Err(Error::new(ErrorKind::Stale, "open").with_name(key.as_str()));
+            }
         }
         let meta = self
             .tree

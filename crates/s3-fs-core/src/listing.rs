@@ -248,7 +248,7 @@ async fn grow(
         let page: ListPage = match reply {
             Ok(page) => page,
             Err(error) => {
-                return listing.fail(Error::from_store("readdir", error).with_name(prefix.as_str()));
+                return listing.fail(Error::from_listing("readdir", error).with_name(prefix.as_str()));
             }
         };
         request.continuation = page.next.clone();
@@ -286,7 +286,7 @@ impl Fragment {
         let reply = bucket
             .list(request)
             .await
-            .map_err(|e| Error::from_store("lookup", e).with_name(prefix.as_str()))?;
+            .map_err(|e| Error::from_listing("lookup", e).with_name(prefix.as_str()))?;
         let mut merger = Merger::new(prefix.clone(), bucket.traits());
         let merged = merger.push(reply);
         merged.hidden.iter().for_each(|hidden| on_hidden(prefix, hidden));

@@ -2,7 +2,7 @@
 //!
 //! A reader never sees two versions mixed. A handle is pinned to the version it opened; once a byte of that version was
 //! delivered to anyone through this inode, the kernel's page cache may hold it, and every later read of a changed object is stale. Only while nothing was
-//! delivered may a handle follow the object to its new version.
+//! delivered may a handle follow the object to a new version, of the same length.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -175,7 +175,8 @@ impl FileHandle {
         let current = self.file.current();
         let mut pin = self.pin.lock();
         if !Arc::ptr_eq(&pin.0, &current) {
-            if pin.0.delivered.load(Ordering::Acquire) {
+            // The kernel believes the old length: of a shorter object it would fill what is missing with zeros.
+            if pin.0.delivered.load(Ordering::Acquire) || pin.0.meta.size != current.meta.size {
                 return Err(self.stale());
             }
             let object = current.open(&self.engine);

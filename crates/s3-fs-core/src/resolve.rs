@@ -104,7 +104,8 @@ pub(crate) async fn resolve(bucket: &dyn Bucket, prefix: &KeyPrefix, name: &str)
     }
     let request =
         ListRequest { max_keys: DIRECT_KEYS, ..ListRequest::directory(KeyPrefix::new(key.as_str())) };
-    let page = bucket.list(request).await.map_err(fail)?;
+    let page = bucket.list(request).await;
+    let page = page.map_err(|error| Error::from_listing("lookup", error).with_name(key.as_str()))?;
     if page.common_prefixes.contains(&directory) {
         return Ok(Some(Remote::Directory));
     }
@@ -123,7 +124,7 @@ pub(crate) async fn resolve(bucket: &dyn Bucket, prefix: &KeyPrefix, name: &str)
 async fn has_keys(bucket: &dyn Bucket, prefix: &KeyPrefix) -> Result<bool> {
     let request = ListRequest { delimiter: false, max_keys: 1, ..ListRequest::directory(prefix.clone()) };
     let page = bucket.list(request).await;
-    let page = page.map_err(|error| Error::from_store("lookup", error).with_name(prefix.as_str()))?;
+    let page = page.map_err(|error| Error::from_listing("lookup", error).with_name(prefix.as_str()))?;
     Ok(!page.objects.is_empty() || !page.common_prefixes.is_empty())
 }
 

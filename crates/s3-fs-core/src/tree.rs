@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use parking_lot::Mutex;
 use rustc_hash::FxHashSet;
-use sluicefs_s3_client::{Bucket, KeyPrefix, ObjectKey};
+use sluicefs_s3_client::{Bucket, KeyPrefix, ObjectKey, ObjectMeta};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
@@ -32,6 +32,9 @@ const MAX_REPORTED: usize = 10_000;
 
 /// A page, then one nearer to the name, then the name alone.
 const MAX_PAGES_PER_LOOKUP: usize = 2;
+
+/// A directory is read right after it was opened: its listing, begun then, is good for that even with a time to live of zero.
+const OPENED_JUST_NOW: Duration = Duration::from_millis(100);
 
 /// The tree of names of one mount.
 pub(crate) struct Tree {
@@ -85,8 +88,9 @@ impl Tree {
             return Err(not_found());
         }
         let (seen, found) = match self.listings.find(parent, name, now, self.ttl) {
-            Some(found) => found,
-            None => self.ask(parent, &prefix, name).await?,
+            Some((seen, Some(found))) => (seen, Some(found)),
+            Some((seen, None)) if seen + self.negative_ttl > now => (seen, None),
+            _ => self.ask(parent, &prefix, name).await?,
         };
         match found {
             Some(Named { remote, .. }) => {
@@ -160,8 +164,7 @@ impl Tree {
         if let Some((seen, Some(Named { remote: Remote::File(meta), .. }))) =
             self.listings.find(known.parent, &known.name, now, self.ttl)
         {
-            self.files.seen(ino, &meta);
-            self.table.refresh(ino, meta, seen + self.ttl);
+            self.take(ino, meta, seen);
         } else {
             self.refresh("getattr", ino).await?;
         }
@@ -179,15 +182,21 @@ impl Tree {
         let key = self.key(operation, ino)?;
         let at = Instant::now();
         match self.bucket.head(&key).await {
-            Ok(head) => {
-                self.files.seen(ino, &head.meta);
-                Ok(self.table.refresh(ino, head.meta, at + self.ttl))
-            }
+            Ok(head) => Ok(self.take(ino, head.meta, at)),
             Err(error) => {
                 self.table.expire(ino, at);
                 Err(Error::from_store(operation, error).with_name(key.as_str()))
             }
         }
+    }
+
+    /// Takes the description of the file `ino`, `seen` then, into the table and to open files, unless newer is known.
+    fn take(&self, ino: InodeNo, meta: ObjectMeta, seen: Instant) -> Change {
+        let change = self.table.refresh(ino, meta.clone(), seen + self.ttl);
+        if change != Change::Outdated {
+            self.files.seen(ino, &meta);
+        }
+        change
     }
 
     /// The key of the file `ino`.
@@ -284,7 +293,8 @@ impl Tree {
 
     fn rewind(&self, dir: &DirHandle) -> Result<()> {
         let listing = dir.listing();
-        let is_old = listing.started + self.ttl <= Instant::now() && listing.was_read();
+        let ttl = if listing.was_read() { self.ttl } else { self.ttl.max(OPENED_JUST_NOW) };
+        let is_old = listing.started + ttl <= Instant::now();
         if is_old || listing.has_failed() {
             let prefix = self.table.directory("readdir", dir.ino)?;
             dir.rewind(self.listing(dir.ino, &prefix));
@@ -333,7 +343,8 @@ impl Tree {
                 ino = Some(entry.attr.ino);
                 accept(entry)
             })?;
-        if let (Change::NewVersion, Some(ino), Remote::File(meta)) = (change, ino, remote) {
+        if let (Change::NewVersion | Change::NewLength, Some(ino), Remote::File(meta)) = (change, ino, remote)
+        {
             self.files.seen(ino, meta);
         }
         Ok(accepted)

@@ -55,8 +55,12 @@ pub(crate) struct Known {
 pub(crate) enum Change {
     /// The inode is new, or as it was.
     None,
-    /// The file has another version than the one known before.
+    /// The file has another version than the one known before, of the same length.
     NewVersion,
+    /// The file has another version of another length, of which the kernel does not know yet.
+    NewLength,
+    /// Nothing: it was seen before what is known.
+    Outdated,
 }
 
 impl InodeTable {
@@ -259,9 +263,10 @@ impl Inode {
     fn take(&mut self, node: Node, valid_until: Instant) -> Change {
         if valid_until < self.valid_until {
             // Told later, but seen earlier than what is known.
-            return Change::None;
+            return Change::Outdated;
         }
         let change = match (&self.node, &node) {
+            (Node::File(old), Node::File(new)) if old.size != new.size => Change::NewLength,
             (Node::File(old), Node::File(new)) if !is_same_version(old, new) => Change::NewVersion,
             _ => Change::None,
         };

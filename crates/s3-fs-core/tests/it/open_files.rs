@@ -17,10 +17,10 @@ async fn an_object_changed_after_a_read_is_stale_until_opened_again() {
     let ino = walk(&fs, "a").await.unwrap().attr.ino;
     let old = fs.open(ino).await.unwrap().handle;
     assert_eq!(content(&fs, old).await.unwrap(), "a");
-    bucket.store.put("a", "newer");
+    bucket.store.put("a", "b");
     let new = fs.open(ino).await.unwrap();
     assert!(!new.keep_cache, "the kernel holds pages of the old version");
-    assert_eq!(content(&fs, new.handle).await.unwrap(), "newer");
+    assert_eq!(content(&fs, new.handle).await.unwrap(), "b");
     assert_eq!(content(&fs, old).await.unwrap_err().kind(), ErrorKind::Stale);
     let again = fs.open(ino).await.unwrap();
     assert!(again.keep_cache);
@@ -37,12 +37,12 @@ async fn a_file_of_which_nothing_was_read_has_no_pages_to_drop() {
             "an open that drops pages waits for every read under way"
         );
     }
-    bucket.store.put("a", "newer");
+    bucket.store.put("a", "b");
     tokio::time::advance(PAST_TTL).await;
     assert!(fs.open(ino).await.unwrap().keep_cache, "there are none of the old version either");
     let handle = fs.open(ino).await.unwrap().handle;
-    assert_eq!(content(&fs, handle).await.unwrap(), "newer");
-    for text in ["newest", "very newest"] {
+    assert_eq!(content(&fs, handle).await.unwrap(), "b");
+    for text in ["c", "d"] {
         bucket.store.put("a", text);
         assert!(
             !fs.open(ino).await.unwrap().keep_cache,
@@ -60,10 +60,10 @@ async fn an_object_changed_before_the_first_byte_is_read_in_its_new_version() {
     fs.set_change_listener(Box::new(move |ino| listener.lock().push(ino)));
     let ino = walk(&fs, "a").await.unwrap().attr.ino;
     let handle = fs.open(ino).await.unwrap().handle;
-    bucket.store.put("a", "newer");
-    assert_eq!(content(&fs, handle).await.unwrap(), "newer");
-    assert_eq!(*told.lock(), [ino], "its size is another now");
-    assert_eq!(fs.getattr(ino).await.unwrap().attr.size, 5);
+    bucket.store.put("a", "b");
+    assert_eq!(content(&fs, handle).await.unwrap(), "b");
+    assert_eq!(*told.lock(), [ino], "its time is another now");
+    assert_eq!(fs.getattr(ino).await.unwrap().attr.size, 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -148,4 +148,23 @@ async fn handles_that_were_never_opened_are_refused() {
     assert_eq!(fs.open(dir).await.unwrap_err().kind(), ErrorKind::IsADirectory);
     let file = walk(&fs, "a").await.unwrap().attr.ino;
     assert_eq!(fs.open_dir(file).await.unwrap_err().kind(), ErrorKind::NotADirectory);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_of_another_length_is_stale_until_looked_up_again() {
+    let bucket = Recorder::new(&["a"]);
+    let fs = bucket.mount();
+    let ino = walk(&fs, "a").await.unwrap().attr.ino;
+    let unread = fs.open(ino).await.unwrap().handle;
+    bucket.store.put("a", "longer");
+    // Whoever opened it believes the old length: nothing may be read by that.
+    assert_eq!(content(&fs, unread).await.unwrap_err().kind(), ErrorKind::Stale);
+    assert_eq!(content(&fs, unread).await.unwrap_err().kind(), ErrorKind::Stale);
+    let read = fs.open(ino).await.unwrap().handle;
+    assert_eq!(content(&fs, read).await.unwrap(), "longer");
+    bucket.store.put("a", "s");
+    assert_eq!(fs.open(ino).await.unwrap_err().kind(), ErrorKind::Stale);
+    assert_eq!(walk(&fs, "a").await.unwrap().attr.size, 1);
+    let handle = fs.open(ino).await.unwrap().handle;
+    assert_eq!(content(&fs, handle).await.unwrap(), "s");
 }
