@@ -115,10 +115,8 @@ impl FileSystem {
         let key = self.tree.key("open", ino)?;
         let is_fresh = self.tree.is_fresh(ino);
         let may_be_cached = self.config.revalidate_on_open && self.files.was_delivered(ino);
-        if !is_fresh || may_be_cached {
-            if self.tree.refresh("open", ino).await? == Change::NewLength {
-                return Err(Error::new(ErrorKind::Stale, "open").with_name(key.as_str()));
-            }
+        if (!is_fresh || may_be_cached) && self.tree.refresh("open", ino).await? == Change::NewLength {
+            return Err(Error::new(ErrorKind::Stale, "open").with_name(key.as_str()));
         }
         let meta = self
             .tree
