@@ -32,7 +32,7 @@ use crate::tasks::Requests;
 /// Whether extended attributes can be read.
 ///
 /// `ls -l` asks for a security label and an ACL of every file. The kernel stops asking for ever once it is told that there are none
-/// at all; while it may ask, listing 100,000 names costs 200,000 more questions, which doubles its time.
+/// at all; while it may ask, listing 100,000 names costs 200,000 more questions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Xattrs {
     /// There are none; the kernel does not ask again.
