@@ -51,6 +51,9 @@ impl ErrorKind {
     }
 }
 
+/// The code of an error that no first byte came in time: the same attempt with more patience may succeed.
+pub(crate) const FIRST_BYTE_TIMEOUT: &str = "FirstByteTimeout";
+
 type Source = Arc<dyn std::error::Error + Send + Sync + 'static>;
 
 /// A failed operation on a bucket. Cloning shares it.

@@ -11,6 +11,8 @@ pub mod config;
 mod credentials;
 pub mod endpoint;
 pub mod error;
+pub mod first_byte;
+pub mod hedge;
 mod http_client;
 pub mod interop;
 pub mod key;

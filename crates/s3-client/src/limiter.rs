@@ -53,6 +53,15 @@ impl Limiter {
     /// Waits for a turn. Cancel-safe: a dropped wait leaves the queue.
     pub async fn turn(self: &Arc<Self>) -> Turn {
         let permit = Arc::clone(&self.permits).acquire_owned().await.expect("the gate is never closed");
+        self.of(permit)
+    }
+
+    /// A turn that nobody waits for, if there is one.
+    pub fn spare_turn(self: &Arc<Self>) -> Option<Turn> {
+        Some(self.of(Arc::clone(&self.permits).try_acquire_owned().ok()?))
+    }
+
+    fn of(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Turn {
         let epoch = self.state.lock().epoch;
         Turn { limiter: Arc::clone(self), permit: Some(permit), epoch }
     }
@@ -181,6 +190,19 @@ mod tests {
             take(&limiter, 1).remove(0).succeeded();
         }
         assert_eq!((limiter.limit(), free(&limiter)), (10, 10));
+    }
+
+    #[test]
+    fn a_spare_turn_is_one_that_nobody_needs() {
+        let limiter = Limiter::new(2);
+        let first = limiter.spare_turn().expect("two are free");
+        let _second = limiter.spare_turn().expect("one is free");
+        assert!(limiter.spare_turn().is_none());
+        let mut waiting = Box::pin(limiter.turn());
+        assert!(waiting.as_mut().now_or_never().is_none());
+        drop(first);
+        assert!(limiter.spare_turn().is_none(), "whoever waits comes first");
+        assert!(waiting.now_or_never().is_some());
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! [`ReliableBucket`] is the one place where requests are repeated. The pieces are elsewhere and mostly pure: what is retried
 //! ([`retry`](crate::retry)), whether an answer fits ([`verify`]), how a broken body goes on
-//! (`resume`), how many requests run at once ([`limiter`](crate::limiter)).
+//! (`resume`), how many requests run at once ([`limiter`](crate::limiter)), when a reply is late ([`first_byte`](crate::first_byte)) and
+//! what a second request for it may cost ([`hedge`](crate::hedge)).
 
 mod resume;
 
@@ -19,9 +20,11 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::bucket::{
     Bucket, BucketIdentity, BucketTraits, GetReply, GetRequest, ListPage, ListRequest, ObjectHead,
 };
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, FIRST_BYTE_TIMEOUT, Result};
+use crate::first_byte::FirstByteTimes;
+use crate::hedge::{HedgeBudget, hedged};
 use crate::key::{ByteRange, ObjectKey};
-use crate::limiter::Limiter;
+use crate::limiter::{Limiter, Turn};
 use crate::retry::{Decision, RetryConfig, Tally};
 use crate::verify::{self, PageTrail};
 
@@ -29,6 +32,7 @@ use crate::verify::{self, PageTrail};
 ///
 /// - A failure that may pass is retried with jittered backoff, honouring `Retry-After`, until the operation's deadline; the error
 ///   that is then returned counts the attempts. An attempt without reply headers is given up early and made again.
+/// - A GET whose reply is late by the measure of the recent ones is sent a second time, for a few in a hundred; the first good reply counts.
 /// - The body of a GET goes on by itself when the connection breaks, ends early or stalls: a new request under If-Match asks for the
 ///   rest. Each byte of progress begins a new deadline. If the object changed in between, the stream ends in `PreconditionFailed`.
 /// - Every answer is checked against its request; one that contradicts it is asked for again twice, then is `Corrupt`.
@@ -49,8 +53,15 @@ pub(crate) struct Shared {
     pub(crate) inner: Arc<dyn Bucket>,
     pub(crate) config: RetryConfig,
     limiter: Arc<Limiter>,
+    pace: Mutex<Pace>,
     rng: Mutex<StdRng>,
     trail: Mutex<PageTrail>,
+}
+
+/// How fast the bucket answers, and what a reply that is late may cost.
+struct Pace {
+    times: FirstByteTimes,
+    hedges: HedgeBudget,
 }
 
 impl ReliableBucket {
@@ -58,7 +69,15 @@ impl ReliableBucket {
     pub fn new(inner: Arc<dyn Bucket>, config: RetryConfig) -> Self {
         let rng = config.jitter_seed.map_or_else(StdRng::from_os_rng, StdRng::seed_from_u64);
         let limiter = Limiter::new(config.max_concurrency);
-        let shared = Shared { inner, config, limiter, rng: Mutex::new(rng), trail: Mutex::default() };
+        let pace = Pace { times: FirstByteTimes::default(), hedges: HedgeBudget::new(config.hedge_percent) };
+        let shared = Shared {
+            inner,
+            config,
+            limiter,
+            pace: Mutex::new(pace),
+            rng: Mutex::new(rng),
+            trail: Mutex::default(),
+        };
         Self { shared: Arc::new(shared) }
     }
 
@@ -85,10 +104,9 @@ impl Bucket for ReliableBucket {
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectHead> {
-        let limit = self.shared.config.first_byte_timeout;
         let mut attempts = Attempts::new(&self.shared, "head", key.as_str());
         loop {
-            match attempts.once(limit, self.shared.inner.head(key)).await {
+            match attempts.first_byte(self.shared.inner.head(key)).await {
                 Ok(head) => return Ok(head),
                 Err(error) => attempts.pause_after(error).await?,
             }
@@ -139,6 +157,31 @@ impl Shared {
             .with_message(message)
     }
 
+    /// One GET whose headers fit the request, and the bytes it entitles to.
+    async fn get_checked(&self, request: &GetRequest) -> Result<(ByteRange, GetReply)> {
+        let reply = self.inner.get(request.clone()).await?;
+        let wanted = verify::get_reply(request, &reply.meta, reply.range)
+            .map_err(|error| error.with_bucket(&self.inner.identity().name).with_key(request.key.as_str()))?;
+        Ok((wanted, reply))
+    }
+
+    /// A GET beside one whose reply is late, if it is paid for and nobody waits for its turn.
+    fn second_get(
+        &self,
+        request: &GetRequest,
+    ) -> Option<impl Future<Output = Result<(ByteRange, GetReply)>>> {
+        let turn = self.limiter.spare_turn()?;
+        if !self.pace.lock().hedges.spend() {
+            return None;
+        }
+        tracing::debug!(bucket = %self.inner.identity().name, key = %request.key, "the reply is late, asking a second time");
+        Some(async move {
+            let result = self.get_checked(request).await;
+            settle(turn, &result);
+            result
+        })
+    }
+
     fn check_page(&self, request: &ListRequest, page: ListPage) -> Result<ListPage> {
         let mut trail = self.trail.lock();
         let ordered = self.inner.traits().ordered_listing;
@@ -147,6 +190,15 @@ impl Shared {
         })?;
         trail.note(request, &page);
         Ok(page)
+    }
+}
+
+/// Gives a turn back with the news of its request.
+fn settle<T>(turn: Turn, result: &Result<T>) {
+    match result {
+        Ok(_) => turn.succeeded(),
+        Err(error) if error.kind() == ErrorKind::Throttled => turn.throttled(),
+        Err(_) => drop(turn),
     }
 }
 
@@ -166,13 +218,34 @@ impl<'a> Attempts<'a> {
         Self { shared, operation, key, started: Instant::now(), tally: Tally::default(), last: None }
     }
 
-    /// One GET whose headers fit the request, and the bytes it entitles to.
+    /// One GET whose headers fit the request, and the bytes it entitles to; a second request beside it if the reply is late.
     pub(crate) async fn get(&self, request: &GetRequest) -> Result<(ByteRange, GetReply)> {
-        let limit = self.shared.config.first_byte_timeout;
-        let reply = self.once(limit, self.shared.inner.get(request.clone())).await?;
-        let wanted = verify::get_reply(request, &reply.meta, reply.range)
-            .map_err(|error| error.with_bucket(&self.shared.inner.identity().name).with_key(self.key))?;
-        Ok((wanted, reply))
+        let after = {
+            let mut pace = self.shared.pace.lock();
+            pace.hedges.earn();
+            pace.times.hedge_after()
+        };
+        let first = self.shared.get_checked(request);
+        self.first_byte(hedged(first, after, || self.shared.second_get(request))).await
+    }
+
+    /// One attempt at what ends with the headers of a reply, for as long as this bucket's replies may take.
+    async fn first_byte<T>(&self, attempt: impl Future<Output = Result<T>>) -> Result<T> {
+        let pace = &self.shared.pace;
+        let limit = self.shared.config.first_byte_limit(&pace.lock().times, &self.tally);
+        let timed = async {
+            let start = Instant::now();
+            let result = attempt.await;
+            if result.is_ok() {
+                pace.lock().times.record(start.elapsed());
+            }
+            result
+        };
+        self.once(limit, timed).await.inspect_err(|error| {
+            if error.code() == Some(FIRST_BYTE_TIMEOUT) {
+                pace.lock().times.record(limit);
+            }
+        })
     }
 
     /// Waits for a turn and makes one attempt, which may take `limit`; neither goes on past the operation's deadline.
@@ -186,13 +259,10 @@ impl<'a> Attempts<'a> {
             if left < limit {
                 return Err(self.cut_short("no reply came before the deadline"));
             }
-            return Err(self.error(ErrorKind::Transient, &format!("no reply within {limit:.1?}")));
+            let error = self.error(ErrorKind::Transient, &format!("no reply within {limit:.1?}"));
+            return Err(error.with_code(FIRST_BYTE_TIMEOUT));
         };
-        match &result {
-            Ok(_) => turn.succeeded(),
-            Err(error) if error.kind() == ErrorKind::Throttled => turn.throttled(),
-            Err(_) => drop(turn),
-        }
+        settle(turn, &result);
         result
     }
 

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use rand::{Rng, RngCore};
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, FIRST_BYTE_TIMEOUT};
+use crate::first_byte::FirstByteTimes;
 
 /// How often, how fast and how long a bucket is asked again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +20,8 @@ pub struct RetryConfig {
     pub backoff_cap: Duration,
     /// How long an operation may take in all until its reply begins, and how long a body may bring nothing.
     pub operation_deadline: Duration,
-    /// How long one attempt of HEAD or GET may take until its reply's headers are here.
+    /// How long one attempt of HEAD or GET may take at most until its reply's headers are here. Once it is known how fast the bucket
+    /// answers, less: see [`FirstByteTimes::limit`].
     pub first_byte_timeout: Duration,
     /// How long one attempt may take to bring a whole page of a listing.
     pub page_timeout: Duration,
@@ -31,6 +33,8 @@ pub struct RetryConfig {
     pub expired_retries: u32,
     /// The most requests of one bucket that wait for their reply at once.
     pub max_concurrency: u32,
+    /// How many GETs may be sent a second time because their reply is late, in percent of all GETs; 0 for none.
+    pub hedge_percent: u32,
     /// Fixes the jitter, for tests that must be repeatable; drawn from the operating system if `None`.
     pub jitter_seed: Option<u64>,
 }
@@ -47,6 +51,7 @@ impl Default for RetryConfig {
             corrupt_retries: 2,
             expired_retries: 2,
             max_concurrency: 256,
+            hedge_percent: 5,
             jitter_seed: None,
         }
     }
@@ -61,6 +66,8 @@ pub struct Tally {
     pub corrupt: u32,
     /// Those refused because the credentials ran out.
     pub expired: u32,
+    /// Those whose reply did not begin in time.
+    pub silent: u32,
 }
 
 impl Tally {
@@ -71,6 +78,9 @@ impl Tally {
             ErrorKind::Corrupt => self.corrupt += 1,
             ErrorKind::CredentialsExpired => self.expired += 1,
             _ => {}
+        }
+        if error.code() == Some(FIRST_BYTE_TIMEOUT) {
+            self.silent += 1;
         }
     }
 }
@@ -110,6 +120,13 @@ impl RetryConfig {
             return Decision::GiveUp;
         }
         Decision::Retry { after }
+    }
+
+    /// How long the next attempt waits for its first byte. Each one before it that waited in vain doubles that, so that a store that became
+    /// slow all at once is still read from.
+    pub fn first_byte_limit(&self, times: &FirstByteTimes, tally: &Tally) -> Duration {
+        let factor = 1_u32.checked_shl(tally.silent).unwrap_or(u32::MAX);
+        times.limit(self.first_byte_timeout).saturating_mul(factor).min(self.first_byte_timeout)
     }
 
     /// The longest wait after `attempts` failures.
@@ -220,10 +237,26 @@ mod tests {
 
     #[test]
     fn other_failures_do_not_use_up_the_two_for_corrupt_answers() {
-        let tally = Tally { attempts: 9, corrupt: 1, expired: 0 };
+        let tally = Tally { attempts: 9, corrupt: 1, ..Tally::default() };
         let error = Error::new(ErrorKind::Corrupt, "get");
         let decision = RetryConfig::default().decide(&error, &tally, Duration::ZERO, &mut Highest);
         assert!(matches!(decision, Decision::Retry { .. }));
+    }
+
+    #[test]
+    fn each_silent_attempt_doubles_the_patience() {
+        let config = RetryConfig::default();
+        let mut known = FirstByteTimes::default();
+        (0..100).for_each(|_| known.record(Duration::from_millis(20)));
+        let silence = Error::new(ErrorKind::Transient, "get").with_code(FIRST_BYTE_TIMEOUT);
+        let mut tally = Tally::default();
+        tally.record(&Error::new(ErrorKind::Transient, "get"));
+        for expected_secs in [2, 4, 8, 10, 10] {
+            assert_eq!(config.first_byte_limit(&known, &tally).as_secs(), expected_secs);
+            tally.record(&silence);
+        }
+        tally.silent = 1000;
+        assert_eq!(config.first_byte_limit(&known, &tally).as_secs(), 10);
     }
 
     #[test]

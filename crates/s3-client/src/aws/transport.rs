@@ -9,7 +9,7 @@
 use std::error::Error as StdError;
 use std::io;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, FIRST_BYTE_TIMEOUT};
 
 /// The stage at which a request failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,7 @@ impl TransportKind {
             Self::Refused => "ConnectionRefused",
             Self::Unreachable => "HostUnreachable",
             Self::ConnectTimeout => "ConnectTimeout",
-            Self::FirstByteTimeout => "FirstByteTimeout",
+            Self::FirstByteTimeout => FIRST_BYTE_TIMEOUT,
             Self::Certificate => "UntrustedCertificate",
             Self::TlsHandshake => "TlsHandshake",
             Self::Proxy => "ProxyFailure",

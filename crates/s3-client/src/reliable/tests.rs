@@ -6,6 +6,8 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use tokio::time::Instant;
 
+mod hedging;
+
 use super::*;
 use crate::key::{ContinuationToken, KeyPrefix};
 use crate::testing::memory::pattern;
@@ -19,11 +21,25 @@ fn content() -> Content {
 
 /// A reliable bucket with one object `k`, and the faulty one below it.
 fn bucket(rules: impl IntoIterator<Item = Rule<Fault>>) -> (ReliableBucket, Arc<FaultBucket<MemoryBucket>>) {
+    bucket_with(RetryConfig::default(), rules)
+}
+
+/// The same without second requests.
+fn unhedged(
+    rules: impl IntoIterator<Item = Rule<Fault>>,
+) -> (ReliableBucket, Arc<FaultBucket<MemoryBucket>>) {
+    bucket_with(RetryConfig { hedge_percent: 0, ..RetryConfig::default() }, rules)
+}
+
+fn bucket_with(
+    config: RetryConfig,
+    rules: impl IntoIterator<Item = Rule<Fault>>,
+) -> (ReliableBucket, Arc<FaultBucket<MemoryBucket>>) {
     let memory = MemoryBucket::new("test");
     memory.put("k", content());
     let faulty = Arc::new(FaultBucket::new(memory));
     rules.into_iter().for_each(|rule| faulty.plan().add(rule));
-    let config = RetryConfig { jitter_seed: Some(1), ..RetryConfig::default() };
+    let config = RetryConfig { jitter_seed: Some(1), ..config };
     (ReliableBucket::new(Arc::clone(&faulty) as Arc<dyn Bucket>, config), faulty)
 }
 
@@ -38,6 +54,13 @@ fn request(range: Option<std::ops::Range<u64>>) -> GetRequest {
 async fn read(bucket: &ReliableBucket, range: Option<std::ops::Range<u64>>) -> Result<Bytes> {
     let pieces: Vec<Bytes> = bucket.get(request(range)).await?.body.try_collect().await?;
     Ok(pieces.concat().into())
+}
+
+/// Reads a few right bytes; how long that took.
+async fn read_one(bucket: &ReliableBucket) -> Duration {
+    let start = Instant::now();
+    assert_eq!(read(bucket, Some(10..20)).await.unwrap(), pattern(1, ByteRange::new(10, 20)));
+    start.elapsed()
 }
 
 fn error(kind: ErrorKind) -> Fault {
@@ -115,10 +138,42 @@ async fn an_operation_ends_at_its_deadline_and_counts_its_attempts() {
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_server_is_asked_again_after_the_first_byte_limit() {
-    let (_, took) = expect_bytes(vec![get(Fault::Silence).when(When::First(1))], 2).await;
-    assert!((10..=11).contains(&took.as_secs()), "{took:?}");
-    let took = expect_error(vec![get(Fault::Silence)], ErrorKind::Transient, 6).await;
+    let (bucket, faulty) = unhedged([get(Fault::Silence).when(When::First(1))]);
+    let took = read_one(&bucket).await;
+    assert!((10..=11).contains(&took.as_secs()), "nothing is known of the bucket: {took:?}");
+    assert_eq!(faulty.requests().of(Operation::Get), 2);
+    // The attempts, and the one second request that is paid for from the beginning.
+    let took = expect_error(vec![get(Fault::Silence)], ErrorKind::Transient, 7).await;
     assert_eq!(took.as_secs(), 60);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_attempt_is_given_up_sooner_where_replies_are_known_to_be_quick() {
+    let (bucket, faulty) = unhedged([
+        get(Fault::Latency(Duration::from_millis(30))).when(When::First(100)),
+        get(Fault::Silence).when(When::Nth(101)),
+    ]);
+    for _ in 0..100 {
+        read_one(&bucket).await;
+    }
+    let took = read_one(&bucket).await;
+    assert!((2000..2200).contains(&took.as_millis()), "{took:?}");
+    assert_eq!(faulty.requests().of(Operation::Get), 102);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_becomes_slow_is_still_read_from() {
+    let (bucket, faulty) = unhedged([get(Fault::Latency(Duration::from_secs(5)))]);
+    faulty.plan().clear();
+    for _ in 0..100 {
+        read_one(&bucket).await;
+    }
+    faulty.plan().add(get(Fault::Latency(Duration::from_secs(5))));
+    // Attempts of two and of four seconds in vain.
+    let took = read_one(&bucket).await;
+    assert!((11..12).contains(&took.as_secs()), "{took:?}");
+    let took = read_one(&bucket).await;
+    assert!((5..6).contains(&took.as_secs()), "what was learnt helps the next: {took:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -128,7 +183,11 @@ async fn the_deadline_does_not_hide_what_went_wrong_before() {
         .with(get(Fault::Latency(Duration::from_secs(7))))
         .with(get(error(ErrorKind::Throttled)).when(When::First(3)))
         .with(get(Fault::Silence));
-    let config = RetryConfig { operation_deadline: Duration::from_secs(24), ..RetryConfig::default() };
+    let config = RetryConfig {
+        operation_deadline: Duration::from_secs(24),
+        hedge_percent: 0,
+        ..RetryConfig::default()
+    };
     let bucket = ReliableBucket::new(Arc::new(faulty), config);
     let error = bucket.get(request(None)).await.unwrap_err();
     assert_eq!((error.kind(), error.attempts()), (ErrorKind::Throttled, 4), "{error}");

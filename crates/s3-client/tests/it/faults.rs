@@ -188,6 +188,28 @@ async fn servers_that_say_nothing() {
 }
 
 #[tokio::test]
+async fn a_late_reply_is_asked_for_a_second_time() {
+    // Of a server whose replies are known to be quick.
+    let world = World::new(patient()).await;
+    let request = || GetRequest { key: key("small"), range: Some(ByteRange::new(0, 7)), if_match: None };
+    for _ in 0..50 {
+        collect(&world.bucket, request()).await.unwrap();
+    }
+    let before = world.gets();
+    world.server.faults().add(get(WireFault::Delay(Duration::from_secs(10))).when(When::First(1)));
+    let start = tokio::time::Instant::now();
+    assert_eq!(collect(&world.bucket, request()).await.unwrap(), "a small");
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert_eq!(world.gets() - before, 2);
+    // Of one that nobody knows yet.
+    let world = World::with(patient(), first(1, WireFault::Delay(Duration::from_secs(10)))).await;
+    let start = tokio::time::Instant::now();
+    assert!(world.read(Some(RANGE)).await.unwrap() == pattern(1, RANGE.into()));
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert_eq!(world.gets(), 2);
+}
+
+#[tokio::test]
 async fn ranges_that_were_not_asked_for() {
     comes_right(patient(), first(1, WireFault::ShorterRange), 2..=2).await;
     comes_right(patient(), always(WireFault::ShorterRange), 10..=40).await;
