@@ -11,6 +11,7 @@ mod client;
 mod clock;
 mod get;
 mod head;
+mod header_limit;
 mod list;
 mod list_body;
 mod transport;

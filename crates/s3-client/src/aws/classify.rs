@@ -11,6 +11,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_types::DateTime;
 use aws_smithy_types::date_time::Format;
 
+use super::header_limit::TooLarge;
 use super::list_body::ListFault;
 use super::transport::TransportFault;
 use crate::endpoint::{host_of_location, region_of_aws_host};
@@ -228,6 +229,10 @@ where
     match &error {
         SdkError::ServiceError(service) => {
             refused(operation, service.err().meta(), service.raw(), signed).with_source(error)
+        }
+        // Whatever the status says, it may not be the store's.
+        SdkError::ResponseError(response) if in_chain::<TooLarge>(&error).is_some() => {
+            with_reply(TransportFault::of(&error).to_error(operation), response.raw()).with_source(error)
         }
         SdkError::ResponseError(response) if response.raw().status().is_success() => {
             let fault = TransportFault::of(&error);

@@ -19,6 +19,7 @@ use aws_types::SdkConfig;
 use aws_types::service_config::ServiceConfigKey;
 
 use super::clock::ServerClock;
+use super::header_limit::HeaderLimit;
 use crate::config::{AddressingStyle, BucketType, ClientConfig, CredentialSource, StaticKeys};
 use crate::credentials::{CredentialCache, default_chain};
 use crate::endpoint::{Endpoint, Scheme};
@@ -78,6 +79,7 @@ impl ClientTemplate {
             builder = builder.use_dual_stack(true);
         }
         builder.push_interceptor(aws_sdk_s3::config::SharedInterceptor::new(UserAgent::new(config)));
+        builder.push_interceptor(aws_sdk_s3::config::SharedInterceptor::new(HeaderLimit));
         Ok(Self { builder, endpoint, region: Arc::from(region.name), credentials })
     }
 

@@ -22,6 +22,7 @@ pub(crate) enum TransportKind {
     Certificate,
     TlsHandshake,
     Proxy,
+    HeadersTooLarge,
     NotHttp,
     Broken,
 }
@@ -38,6 +39,7 @@ impl TransportKind {
             Self::Certificate => "UntrustedCertificate",
             Self::TlsHandshake => "TlsHandshake",
             Self::Proxy => "ProxyFailure",
+            Self::HeadersTooLarge => "HeadersTooLarge",
             Self::NotHttp => "NotHttp",
             Self::Broken => "ConnectionBroken",
         }
@@ -45,8 +47,8 @@ impl TransportKind {
 
     fn error_kind(self) -> ErrorKind {
         match self {
-            // Neither heals by asking again.
-            Self::Certificate | Self::TlsHandshake => ErrorKind::BadEndpoint,
+            // None of them heals by asking again.
+            Self::Certificate | Self::TlsHandshake | Self::HeadersTooLarge => ErrorKind::BadEndpoint,
             _ => ErrorKind::Transient,
         }
     }
@@ -63,6 +65,9 @@ impl TransportKind {
             }
             Self::TlsHandshake => "no TLS with this endpoint; is it an http:// one?",
             Self::Proxy => "the proxy from HTTPS_PROXY or HTTP_PROXY does not let the request through",
+            Self::HeadersTooLarge => {
+                "the answer has more headers than any S3 sends, over 64 KiB or a hundred; check the endpoint URL, and proxies on the way"
+            }
             Self::NotHttp => "the endpoint does not speak HTTP",
             Self::Broken => "the connection broke",
         }
@@ -125,7 +130,9 @@ fn causes(error: &(dyn StdError + 'static)) -> Vec<Cause> {
 fn kind_of(causes: &[Cause]) -> Option<TransportKind> {
     let says = |part: &str| causes.iter().any(|c| c.text.to_ascii_lowercase().contains(part));
     let io = |kind| causes.iter().any(|c| c.io == Some(kind));
-    let kind = if says("invalid peer certificate") || says("certificate") {
+    let kind = if says("message head is too large") || says("bytes of headers") {
+        TransportKind::HeadersTooLarge
+    } else if says("invalid peer certificate") || says("certificate") {
         TransportKind::Certificate
     } else if says("dns error") || says("failed to lookup address") {
         TransportKind::Dns
@@ -146,7 +153,7 @@ fn kind_of(causes: &[Cause]) -> Option<TransportKind> {
         && !io(io::ErrorKind::UnexpectedEof)
     {
         TransportKind::TlsHandshake
-    } else if says("invalid http") || says("parse error") || says("message head is too large") {
+    } else if says("invalid http") || says("parse error") {
         TransportKind::NotHttp
     } else if BROKEN.into_iter().any(io)
         || says("connection closed")

@@ -228,8 +228,10 @@ async fn replies_that_are_not_the_stores() {
     fails(patient(), always(WireFault::Html), ErrorKind::Corrupt, 3..=3).await;
     comes_right(patient(), first(1, WireFault::NoETag), 2..=2).await;
     fails(patient(), always(WireFault::NoETag), ErrorKind::Corrupt, 3..=3).await;
-    // Hyper refuses so many headers; nothing of them is kept.
-    fails(hasty(), always(WireFault::BigHeaders(800_000)), ErrorKind::Transient, 1..=MANY).await;
+    for bytes in [800_000, 70_000] {
+        fails(patient(), always(WireFault::BigHeaders(bytes)), ErrorKind::BadEndpoint, 1..=1).await;
+    }
+    comes_right(patient(), always(WireFault::BigHeaders(40_000)), 1..=1).await;
 }
 
 #[tokio::test]

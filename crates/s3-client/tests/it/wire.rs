@@ -450,12 +450,19 @@ async fn silence_and_noise_are_told_apart() {
     let hangs_up = Canned::start(|_| Reply::Bytes(Vec::new())).await;
     let no_http = Canned::start(|_| Reply::Bytes(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec())).await;
     let many_headers = Canned::start(|_| reply(200, &"X-Pad: 0123456789\n".repeat(50_000), PAGE)).await;
+    // Ten headers of 7 kB, which the HTTP library would take.
+    let padding = format!("X-Pad: {}\n", "0123456789".repeat(700)).repeat(10);
+    let (pad, padded) = (padding.clone(), padding);
+    let long_headers = Canned::start(move |_| reply(200, &pad, PAGE)).await;
+    let refusal = Canned::start(move |_| reply(503, &padded, "")).await;
     for (url, kind, code) in [
         (format!("http://{closed}"), ErrorKind::Transient, "ConnectionRefused"),
         (silent.url(), ErrorKind::Transient, "FirstByteTimeout"),
         (hangs_up.url(), ErrorKind::Transient, "ConnectionBroken"),
         (no_http.url(), ErrorKind::Transient, "NotHttp"),
-        (many_headers.url(), ErrorKind::Transient, "NotHttp"),
+        (many_headers.url(), ErrorKind::BadEndpoint, "HeadersTooLarge"),
+        (long_headers.url(), ErrorKind::BadEndpoint, "HeadersTooLarge"),
+        (refusal.url(), ErrorKind::BadEndpoint, "HeadersTooLarge"),
         (no_http.url().replace("http:", "https:"), ErrorKind::BadEndpoint, "TlsHandshake"),
     ] {
         let settings = ClientConfig { first_byte_timeout: Duration::from_millis(300), ..config(&url) };
