@@ -11,6 +11,10 @@ use rand::{Rng, RngCore};
 use crate::error::{Error, ErrorKind, FIRST_BYTE_TIMEOUT};
 use crate::first_byte::FirstByteTimes;
 
+/// The longest wait that a server may impose by `Retry-After`. A balancer that says an hour means its own restart, which takes seconds; a
+/// reader cannot wait for the hour in any case.
+pub const RETRY_AFTER_CAP: Duration = Duration::from_secs(10);
+
 /// How often, how fast and how long a bucket is asked again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RetryConfig {
@@ -100,8 +104,9 @@ pub enum Decision {
 impl RetryConfig {
     /// Decides after `error`, which `tally` already counts, `elapsed` after the operation began.
     ///
-    /// Waits have full jitter: evenly from zero to the backoff. A `Retry-After` is a lower bound, and some jitter is added to it so
-    /// that those who were told the same time do not return together. Gives up at once when the wait would outlive the deadline.
+    /// Waits have full jitter: evenly from zero to the backoff. A `Retry-After` is a lower bound, up to [`RETRY_AFTER_CAP`], and some jitter
+    /// is added to it so that those who were told the same time do not return together. One that does not fit into the time that is left
+    /// counts as none: the next attempt may be served all the same. Gives up when the wait would outlive the deadline.
     pub fn decide(&self, error: &Error, tally: &Tally, elapsed: Duration, rng: &mut dyn RngCore) -> Decision {
         let kind = error.kind();
         let spent = match kind {
@@ -112,14 +117,12 @@ impl RetryConfig {
         if !kind.is_retryable() || spent {
             return Decision::GiveUp;
         }
-        let after = match error.retry_after() {
-            Some(wait) => wait.saturating_add(jitter(self.backoff_base, rng)),
-            None => jitter(self.backoff(tally.attempts), rng),
-        };
-        if elapsed.saturating_add(after) >= self.operation_deadline {
-            return Decision::GiveUp;
-        }
-        Decision::Retry { after }
+        let left = self.operation_deadline.saturating_sub(elapsed);
+        let own = jitter(self.backoff(tally.attempts), rng);
+        let imposed =
+            error.retry_after().map(|wait| wait.min(RETRY_AFTER_CAP) + jitter(self.backoff_base, rng));
+        let after = imposed.filter(|wait| *wait < left).map_or(own, |wait| wait.max(own));
+        if after < left { Decision::Retry { after } } else { Decision::GiveUp }
     }
 
     /// How long the next attempt waits for its first byte. Each one before it that waited in vain doubles that, so that a store that became
@@ -265,15 +268,30 @@ mod tests {
         assert_eq!(after(ErrorKind::Transient, 1, Duration::from_millis(59_950)), None);
     }
 
+    /// The wait after a refusal with `Retry-After`, in milliseconds; `None` if there is to be none.
+    fn told(retry_after_secs: u64, attempts: u32, elapsed_secs: u64) -> Option<u128> {
+        let error =
+            Error::new(ErrorKind::Throttled, "get").with_retry_after(Duration::from_secs(retry_after_secs));
+        let tally = Tally { attempts, ..Tally::default() };
+        match RetryConfig::default().decide(&error, &tally, Duration::from_secs(elapsed_secs), &mut Highest) {
+            Decision::Retry { after } => Some(after.as_millis()),
+            Decision::GiveUp => None,
+        }
+    }
+
     #[test]
-    fn retry_after_is_a_lower_bound() {
-        let decide = |secs| {
-            let error = Error::new(ErrorKind::Throttled, "get").with_retry_after(Duration::from_secs(secs));
-            let tally = Tally { attempts: 1, ..Tally::default() };
-            RetryConfig::default().decide(&error, &tally, Duration::ZERO, &mut Highest)
-        };
-        let Decision::Retry { after } = decide(7) else { panic!("7 s fit into the deadline") };
-        assert!(after >= Duration::from_secs(7) && after <= Duration::from_millis(7100), "{after:?}");
-        assert_eq!(decide(61), Decision::GiveUp);
+    fn retry_after_is_a_lower_bound_within_reason() {
+        for (what, wait, expected_ms) in [
+            ("as told, and the jitter", told(7, 1, 0), 7100),
+            ("an hour", told(3600, 1, 0), 10_100),
+            ("more than the deadline", told(61, 1, 0), 10_100),
+            ("does not fit any more", told(3600, 9, 52), 5000),
+            ("nothing does not mean all the time", told(0, 9, 0), 5000),
+        ] {
+            // The highest draw lies just below its bound.
+            let wait = wait.expect(what);
+            assert!((expected_ms - 1..=expected_ms).contains(&wait), "{what}: {wait} ms");
+        }
+        assert_eq!(told(3600, 9, 56), None, "not even the backoff fits");
     }
 }

@@ -9,6 +9,8 @@ use crate::key::KeyPrefix;
 /// A server that restarts or is busy gets this many chances; a wrong setting is told at once.
 const ATTEMPTS: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(300);
+/// The most that a busy server may make of it: all tries are to fit into the deadline of whoever waits for the mount.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
 /// Lists one name below `prefix`, within `deadline` for all tries.
 ///
@@ -41,7 +43,7 @@ async fn tries(bucket: &dyn Bucket, prefix: &KeyPrefix, last: &mut Option<Error>
         if !again {
             return Err(error.with_attempts(attempt));
         }
-        let wait = PAUSE.max(error.retry_after().unwrap_or_default());
+        let wait = error.retry_after().unwrap_or_default().clamp(PAUSE, LONGEST_PAUSE);
         *last = Some(error.with_attempts(attempt));
         tokio::time::sleep(wait).await;
         attempt += 1;

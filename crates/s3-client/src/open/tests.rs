@@ -134,6 +134,7 @@ async fn a_failure_that_passes_is_no_failure() {
     assert!(probed(error(), 2).await.is_ok());
     assert_eq!(probed(error(), 3).await.unwrap_err().attempts(), 3);
     let busy = Error::new(ErrorKind::Throttled, "list").with_retry_after(Duration::from_secs(60));
+    assert!(probed(Some(busy.clone()), 2).await.is_ok(), "a minute of Retry-After is not waited for");
     let error = probed(Some(busy), u32::MAX).await.unwrap_err();
     assert!(error.to_string().contains("try again later"), "{error}");
 }

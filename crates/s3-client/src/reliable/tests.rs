@@ -201,6 +201,19 @@ async fn retry_after_is_kept() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_hour_of_retry_after_neither_stalls_nor_kills() {
+    let busy = Error::new(ErrorKind::Throttled, "get").with_retry_after(Duration::from_secs(3600));
+    let (_, took) = expect_bytes(vec![get(Fault::Fail(busy.clone())).when(When::First(1))], 2).await;
+    assert!((10..11).contains(&took.as_secs()), "{took:?}");
+    let (bucket, faulty) = bucket([get(Fault::Fail(busy))]);
+    let start = Instant::now();
+    let error = bucket.get(request(None)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Throttled);
+    assert!((55..=60).contains(&start.elapsed().as_secs()), "at the deadline: {:?}", start.elapsed());
+    assert!((6..=20).contains(&faulty.requests().total()), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn throttling_lowers_the_number_of_requests_at_once() {
     let (bucket, _) = expect_bytes(vec![get(error(ErrorKind::Throttled)).when(When::First(3))], 4).await;
     assert_eq!(bucket.concurrency_limit(), 87, "256 * 0.7 * 0.7 * 0.7");

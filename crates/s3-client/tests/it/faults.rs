@@ -153,9 +153,10 @@ async fn throttling_waits_as_long_as_it_is_told_and_lowers_the_concurrency() {
     world.read(Some(RANGE)).await.unwrap();
     assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
     assert!(world.bucket.concurrency_limit() < 256);
-    // More than the operation may take: there is no use in waiting.
-    let slow_down = WireFault::Status { status: 503, code: "SlowDown", retry_after: Some(61) };
-    fails(patient(), always(slow_down), ErrorKind::Throttled, 1..=1).await;
+    // More than the operation may take: the next attempt is made all the same.
+    let slow_down = WireFault::Status { status: 503, code: "SlowDown", retry_after: Some(3600) };
+    comes_right(hasty(), first(1, slow_down.clone()), 2..=2).await;
+    fails(hasty(), always(slow_down), ErrorKind::Throttled, 2..=MANY).await;
 }
 
 #[tokio::test]
