@@ -118,7 +118,11 @@ impl AwsBucket {
             Connection { client: template.client(&template.region), region: Arc::clone(&template.region) };
         Ok(Self {
             identity,
-            traits: BucketTraits { ordered_listing: !directory },
+            traits: BucketTraits {
+                ordered_listing: !directory,
+                rename: directory,
+                ..BucketTraits::default()
+            },
             settings: Settings::new(bucket, config),
             connection: ArcSwap::from_pointee(connection),
             rebuilding: Mutex::new(()),

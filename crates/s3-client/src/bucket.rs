@@ -4,6 +4,8 @@
 //! work of [`ReliableBucket`](crate::reliable::ReliableBucket), which is a bucket too. The name is not `ObjectStore`: that is the
 //! `object_store` crate's, whose paths cannot express every key.
 
+mod write;
+
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,8 +14,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::Stream;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::key::{ByteRange, ContinuationToken, ETag, KeyPrefix, ObjectKey};
+
+pub use write::{
+    CompleteUpload, CopyPart, CopyRequest, CreateUpload, MAX_COPY_BYTES, MAX_DELETE_KEYS, MAX_OBJECT_BYTES,
+    MAX_PART_BYTES, MAX_PARTS, MAX_PUT_BYTES, MIN_PART_BYTES, ObjectAttributes, Part, Payload, Progress,
+    PutRequest, RenameRequest, UploadId, UploadMarker, UploadMeta, UploadPage, UploadPart, WriteCondition,
+    Written,
+};
 
 /// The most keys and prefixes one listing page may hold (ListObjectsV2, `MaxKeys`).
 pub const MAX_PAGE_KEYS: u16 = 1000;
@@ -23,8 +32,10 @@ pub type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send + 'static>
 
 /// One bucket of objects.
 ///
+/// The calls that write answer `Unsupported` unless a bucket implements them.
+///
 /// # Cancel safety
-/// Every call may be dropped at any time; nothing is changed at the store by those declared here.
+/// Every call may be dropped at any time. A call that writes may then have been done or not, as after an error without an answer.
 #[async_trait]
 pub trait Bucket: fmt::Debug + Send + Sync + 'static {
     /// Which bucket this is, for messages and as part of a cache's key.
@@ -53,6 +64,107 @@ pub trait Bucket: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// `NoSuchBucket`, `Forbidden`; `Corrupt` if the page is not whole.
     async fn list(&self, request: ListRequest) -> Result<ListPage>;
+
+    /// Writes an object in one request.
+    ///
+    /// # Errors
+    /// `PreconditionFailed` if the condition does not hold, also for an absent object that should match; `TooLarge`, `NoSpace`,
+    /// `Forbidden`.
+    async fn put(&self, request: PutRequest) -> Result<Written> {
+        Err(unsupported(self.identity(), "put", request.key.as_str()))
+    }
+
+    /// Begins an upload in parts. It takes room at the store until it is completed or aborted.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put).
+    async fn create_upload(&self, request: CreateUpload) -> Result<UploadId> {
+        Err(unsupported(self.identity(), "create upload", request.key.as_str()))
+    }
+
+    /// Sends a part. Parts may be sent at the same time and in any order.
+    ///
+    /// # Errors
+    /// `NoSuchUpload` if the upload was completed or aborted; else as [`put`](Self::put).
+    async fn upload_part(&self, request: UploadPart) -> Result<Part> {
+        Err(unsupported(self.identity(), "upload part", request.key.as_str()))
+    }
+
+    /// Copies a part from an object, where [`BucketTraits::copy_ranges`] says so.
+    ///
+    /// # Errors
+    /// `NoSuchUpload`; `NotFound` if there is no such source; `PreconditionFailed` if it is another version; `Invalid` if the range
+    /// does not lie inside, or the source is too small for a range.
+    async fn copy_part(&self, request: CopyPart) -> Result<Part> {
+        Err(unsupported(self.identity(), "copy part", request.key.as_str()))
+    }
+
+    /// Makes an object of the parts of an upload, which is then no more. At Amazon the object's time is when the upload was begun.
+    ///
+    /// # Errors
+    /// `NoSuchUpload`; `PreconditionFailed` if the condition does not hold or another writer came in between; `Invalid` if a part
+    /// is not the one that was sent, or is too small and not the last. After an error but `NoSuchUpload` the upload is still there.
+    async fn complete_upload(&self, request: CompleteUpload) -> Result<Written> {
+        Err(unsupported(self.identity(), "complete upload", request.key.as_str()))
+    }
+
+    /// Throws an upload and its parts away. Fine if there is no such upload.
+    ///
+    /// Parts that are still being sent may stay; abort again when their requests have ended.
+    ///
+    /// # Errors
+    /// `Forbidden`, and what the network gives.
+    async fn abort_upload(&self, key: &ObjectKey, upload: &UploadId) -> Result<()> {
+        let _ = upload;
+        Err(unsupported(self.identity(), "abort upload", key.as_str()))
+    }
+
+    /// Returns one page of the uploads under way whose keys begin with `prefix`.
+    ///
+    /// # Errors
+    /// `Forbidden`, `NoSuchBucket`; `Corrupt` if the page is not whole.
+    async fn list_uploads(&self, prefix: &KeyPrefix, marker: Option<UploadMarker>) -> Result<UploadPage> {
+        let _ = marker;
+        Err(unsupported(self.identity(), "list uploads", prefix.as_str()))
+    }
+
+    /// Removes an object. Fine if there is none.
+    ///
+    /// # Errors
+    /// `Forbidden`, and what the network gives.
+    async fn delete(&self, key: &ObjectKey) -> Result<()> {
+        Err(unsupported(self.identity(), "delete", key.as_str()))
+    }
+
+    /// Removes up to [`MAX_DELETE_KEYS`] objects, and returns those that could not be removed. Fine for those that are not there.
+    ///
+    /// # Errors
+    /// `Invalid` for too many keys; `Forbidden` and what the network gives, when it is not known of each key what became of it.
+    async fn delete_many(&self, keys: &[ObjectKey]) -> Result<Vec<(ObjectKey, Error)>> {
+        Err(unsupported(self.identity(), "delete many", keys.first().map_or("", ObjectKey::as_str)))
+    }
+
+    /// Copies an object within the bucket.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such source; `PreconditionFailed` if either condition does not hold; `TooLarge` over
+    /// [`MAX_COPY_BYTES`]; `Archived`; `Invalid` for a copy onto itself that changes nothing.
+    async fn copy(&self, request: CopyRequest) -> Result<Written> {
+        Err(unsupported(self.identity(), "copy", request.target.as_str()))
+    }
+
+    /// Moves an object within the bucket at once, where [`BucketTraits::rename`] says so.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such source; `PreconditionFailed` if either condition does not hold; `Unsupported` elsewhere.
+    async fn rename(&self, request: RenameRequest) -> Result<()> {
+        Err(unsupported(self.identity(), "rename", request.target.as_str()))
+    }
+}
+
+/// The error of what a store cannot do.
+pub(crate) fn unsupported(identity: &BucketIdentity, operation: &'static str, key: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, operation).with_bucket(&identity.name).with_key(key)
 }
 
 /// Names a bucket among all buckets: two mounts with equal identities see the same objects.
@@ -69,11 +181,26 @@ pub struct BucketIdentity {
 pub struct BucketTraits {
     /// Keys and common prefixes of a listing rise in byte order. S3 Express directory buckets do not sort.
     pub ordered_listing: bool,
+    /// [`WriteCondition`]s are kept. Without, a request with one is `Unsupported`.
+    pub conditional_writes: bool,
+    /// [`Bucket::rename`] works. General-purpose buckets have nothing of the kind.
+    pub rename: bool,
+    /// [`Bucket::copy_part`] works.
+    pub copy_ranges: bool,
+    /// The least that a part may have, but for the last.
+    pub min_part_bytes: u64,
 }
 
 impl Default for BucketTraits {
+    /// General-purpose S3.
     fn default() -> Self {
-        Self { ordered_listing: true }
+        Self {
+            ordered_listing: true,
+            conditional_writes: true,
+            rename: false,
+            copy_ranges: true,
+            min_part_bytes: MIN_PART_BYTES,
+        }
     }
 }
 

@@ -16,11 +16,13 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum ErrorKind {
     /// No such object: forget the name.
     NotFound,
+    /// No such upload in parts: it was completed, aborted or swept; begin anew.
+    NoSuchUpload,
     /// No such bucket: the mount cannot work; check the name.
     NoSuchBucket,
     /// The credentials do not allow it: report, do not retry.
     Forbidden,
-    /// If-Match did not hold, or the answer carries another ETag: the object changed.
+    /// If-Match or If-None-Match did not hold, or the answer carries another ETag: the object changed.
     PreconditionFailed,
     /// The server asked for fewer requests (503 SlowDown, 429): back off, then retry.
     Throttled,
@@ -40,6 +42,10 @@ pub enum ErrorKind {
     Archived,
     /// The request itself is wrong: a bug, a limit of the server, or a setting; retrying is no use.
     Invalid,
+    /// More bytes than the store takes in an object, a part or a copy: send fewer.
+    TooLarge,
+    /// The store is full, or a quota is spent: make room.
+    NoSpace,
     /// This store cannot do what was asked.
     Unsupported,
 }
@@ -241,6 +247,7 @@ impl fmt::Display for Error {
 fn describe(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::NotFound => "no such object",
+        ErrorKind::NoSuchUpload => "no such upload",
         ErrorKind::NoSuchBucket => "no such bucket",
         ErrorKind::Forbidden => "access denied",
         ErrorKind::PreconditionFailed => "the object changed",
@@ -253,6 +260,8 @@ fn describe(kind: ErrorKind) -> &'static str {
         ErrorKind::Corrupt => "the answer is not what was asked for",
         ErrorKind::Archived => "the object is archived and must be restored first",
         ErrorKind::Invalid => "the server refuses the request",
+        ErrorKind::TooLarge => "more bytes than the store takes",
+        ErrorKind::NoSpace => "the store has no room left",
         ErrorKind::Unsupported => "this store cannot do that",
     }
 }

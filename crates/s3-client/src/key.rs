@@ -125,6 +125,24 @@ impl ETag {
         Self(Self::compact(text).unwrap_or_else(|| Repr::Other(Arc::from(text))))
     }
 
+    /// `"<digest in hex>"`
+    pub(crate) fn of_md5(digest: [u8; 16]) -> Self {
+        Self(Repr::Digest(digest))
+    }
+
+    /// `"<digest in hex>-<parts>"`
+    pub(crate) fn of_parts(digest: [u8; 16], parts: u16) -> Self {
+        Self(Repr::Multipart(digest, parts))
+    }
+
+    /// The digest, if it has the form of an MD5. (With some kinds of encryption it has and is none.)
+    pub(crate) fn as_md5(&self) -> Option<&[u8; 16]> {
+        match &self.0 {
+            Repr::Digest(digest) => Some(digest),
+            _ => None,
+        }
+    }
+
     fn compact(text: &str) -> Option<Repr> {
         let inner = text.strip_prefix('"')?.strip_suffix('"')?;
         let (digest, parts) = match inner.split_once('-') {

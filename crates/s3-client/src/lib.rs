@@ -7,6 +7,7 @@
 
 pub mod aws;
 pub mod bucket;
+pub mod checksum;
 pub mod config;
 mod credentials;
 pub mod endpoint;
@@ -28,9 +29,13 @@ pub mod testing;
 
 pub use aws::AwsBucket;
 pub use bucket::{
-    BodyStream, Bucket, BucketIdentity, BucketTraits, GetReply, GetRequest, ListPage, ListRequest,
-    ListedObject, ObjectHead, ObjectMeta, StorageClass, Timestamp,
+    BodyStream, Bucket, BucketIdentity, BucketTraits, CompleteUpload, CopyPart, CopyRequest, CreateUpload,
+    GetReply, GetRequest, ListPage, ListRequest, ListedObject, MAX_COPY_BYTES, MAX_DELETE_KEYS,
+    MAX_OBJECT_BYTES, MAX_PART_BYTES, MAX_PARTS, MAX_PUT_BYTES, MIN_PART_BYTES, ObjectAttributes, ObjectHead,
+    ObjectMeta, Part, Payload, PutRequest, RenameRequest, StorageClass, Timestamp, UploadId, UploadMarker,
+    UploadMeta, UploadPage, UploadPart, WriteCondition, Written,
 };
+pub use checksum::{Checksum, ChecksumAlgorithm};
 pub use config::{ClientConfig, CredentialSource};
 pub use error::{Error, ErrorKind, Result};
 pub use key::{ByteRange, ContinuationToken, ETag, KeyPrefix, ObjectKey};

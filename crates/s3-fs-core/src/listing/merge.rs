@@ -142,7 +142,10 @@ mod tests {
 
     /// Merges pages of `d/` and prints each page's names (`/` after directories), watermark and hidden names.
     fn check(ordered: bool, pages: &[&[&str]], expected: &[&str]) {
-        let mut merger = Merger::new(KeyPrefix::new("d/"), BucketTraits { ordered_listing: ordered });
+        let mut merger = Merger::new(
+            KeyPrefix::new("d/"),
+            BucketTraits { ordered_listing: ordered, ..BucketTraits::default() },
+        );
         let mut seen = Vec::new();
         for (i, keys) in pages.iter().enumerate() {
             let merged = merger.push(page(keys, i + 1 < pages.len()));
