@@ -6,6 +6,7 @@
 //! what a second request for it may cost ([`hedge`](crate::hedge)).
 
 mod resume;
+mod write;
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,12 +19,14 @@ use rand::rngs::StdRng;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::bucket::{
-    Bucket, BucketIdentity, BucketTraits, GetReply, GetRequest, ListPage, ListRequest, ObjectHead,
+    Bucket, BucketIdentity, BucketTraits, CompleteUpload, CopyPart, CopyRequest, CreateUpload, GetReply,
+    GetRequest, ListPage, ListRequest, ObjectHead, Part, PutRequest, RenameRequest, UploadId, UploadMarker,
+    UploadPage, UploadPart, Written,
 };
 use crate::error::{Error, ErrorKind, FIRST_BYTE_TIMEOUT, Result};
 use crate::first_byte::FirstByteTimes;
 use crate::hedge::{HedgeBudget, hedged};
-use crate::key::{ByteRange, ObjectKey};
+use crate::key::{ByteRange, KeyPrefix, ObjectKey};
 use crate::limiter::{Limiter, Turn};
 use crate::retry::{Decision, RetryConfig, Tally};
 use crate::verify::{self, PageTrail};
@@ -145,6 +148,50 @@ impl Bucket for ReliableBucket {
                 Err(error) => attempts.pause_after(error).await?,
             }
         }
+    }
+
+    async fn put(&self, request: PutRequest) -> Result<Written> {
+        self.shared.put(request).await
+    }
+
+    async fn create_upload(&self, request: CreateUpload) -> Result<UploadId> {
+        self.shared.create_upload(request).await
+    }
+
+    async fn upload_part(&self, request: UploadPart) -> Result<Part> {
+        self.shared.upload_part(request).await
+    }
+
+    async fn copy_part(&self, request: CopyPart) -> Result<Part> {
+        self.shared.copy_part(request).await
+    }
+
+    async fn complete_upload(&self, request: CompleteUpload) -> Result<Written> {
+        self.shared.complete_upload(request).await
+    }
+
+    async fn abort_upload(&self, key: &ObjectKey, upload: &UploadId) -> Result<()> {
+        self.shared.abort_upload(key, upload).await
+    }
+
+    async fn list_uploads(&self, prefix: &KeyPrefix, marker: Option<UploadMarker>) -> Result<UploadPage> {
+        self.shared.list_uploads(prefix, marker).await
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<()> {
+        self.shared.delete(key).await
+    }
+
+    async fn delete_many(&self, keys: &[ObjectKey]) -> Result<Vec<(ObjectKey, Error)>> {
+        self.shared.delete_many(keys).await
+    }
+
+    async fn copy(&self, request: CopyRequest) -> Result<Written> {
+        self.shared.copy(request).await
+    }
+
+    async fn rename(&self, request: RenameRequest) -> Result<()> {
+        self.shared.rename(request).await
     }
 }
 

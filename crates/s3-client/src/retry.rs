@@ -29,6 +29,8 @@ pub struct RetryConfig {
     pub first_byte_timeout: Duration,
     /// How long one attempt may take to bring a whole page of a listing.
     pub page_timeout: Duration,
+    /// How long one attempt may take that sends or copies bytes.
+    pub write_timeout: Duration,
     /// How long a body may bring no byte before the rest is requested anew.
     pub progress_timeout: Duration,
     /// How often an answer that contradicts its request or its checksum is asked for again.
@@ -51,6 +53,7 @@ impl Default for RetryConfig {
             operation_deadline: Duration::from_secs(60),
             first_byte_timeout: Duration::from_secs(10),
             page_timeout: Duration::from_secs(20),
+            write_timeout: Duration::from_secs(60),
             progress_timeout: Duration::from_secs(5),
             corrupt_retries: 2,
             expired_retries: 2,

@@ -3,6 +3,8 @@
 //! The suite panics at the first difference. A store that cannot do something says so by a [`Skip`], so that each
 //! exception is written down where the store is tested.
 
+mod write;
+
 use std::any::Any;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,6 +15,8 @@ use futures::TryStreamExt;
 use crate::bucket::{Bucket, GetRequest, ListPage, ListRequest};
 use crate::error::ErrorKind;
 use crate::key::{ByteRange, ETag, KeyPrefix, ObjectKey};
+
+pub use write::write_contract;
 
 /// A bucket to be tested, and what must live as long as it: a server, a directory.
 #[derive(Debug)]
@@ -44,6 +48,26 @@ pub enum Skip {
     ListedETags,
     /// It fails when asked for a key that is a directory of its own, instead of saying that there is no such object.
     DirectoryKeys,
+    /// It keeps neither content types nor metadata.
+    Attributes,
+    /// It copies an object onto itself although that changes nothing.
+    CopyOntoItself,
+    /// It does not look at If-Match when it writes.
+    WriteIfMatch,
+    /// It does not look at the conditions of a completion.
+    CompleteConditions,
+    /// It does not look at the conditions of a copy's source.
+    CopyConditions,
+    /// It does not look at the conditions of a copy's target.
+    CopyTargetConditions,
+    /// It takes ranges that do not lie inside the object that they are copied from.
+    CopyRangeChecks,
+    /// Its parts have the numbers from 1 on without a gap, and each is sent once.
+    PartNumbers,
+    /// It takes small parts that are not the last.
+    SmallParts,
+    /// It does not list the uploads under way.
+    ListUploads,
 }
 
 /// Runs the suite over buckets from `make`, which makes one with exactly the objects it is given.
@@ -388,21 +412,37 @@ mod tests {
         bucket
     }
 
+    /// Moves too, as a directory bucket does.
+    fn directory(objects: Objects) -> MemoryBucket {
+        memory(objects).with_min_part_bytes(1000).with_traits(|traits| traits.rename = true)
+    }
+
     #[tokio::test]
     async fn memory_bucket_keeps_the_contract() {
         bucket_contract(async |objects| Subject::new(memory(objects)), &[]).await;
+        write_contract(async |objects| Subject::new(memory(objects)), &[]).await;
+        write_contract(async |objects| Subject::new(directory(objects)), &[]).await;
+        write_contract(async |objects| Subject::new(directory(objects).with_opaque_etags()), &[]).await;
+    }
+
+    #[tokio::test]
+    async fn memory_bucket_without_conditions_and_ranged_copies_keeps_the_contract() {
+        let plain = |traits: &mut crate::bucket::BucketTraits| {
+            (traits.conditional_writes, traits.copy_ranges) = (false, false);
+        };
+        write_contract(async |objects| Subject::new(memory(objects).with_traits(plain)), &[]).await;
     }
 
     #[tokio::test]
     async fn fault_bucket_without_faults_keeps_the_contract() {
         bucket_contract(async |objects| Subject::new(FaultBucket::new(memory(objects))), &[]).await;
+        write_contract(async |objects| Subject::new(FaultBucket::new(directory(objects))), &[]).await;
     }
 
     #[tokio::test]
     async fn reliable_bucket_keeps_the_contract() {
-        let reliable = async |objects| {
-            Subject::new(ReliableBucket::new(Arc::new(memory(objects)), RetryConfig::default()))
-        };
-        bucket_contract(reliable, &[]).await;
+        let reliable = |memory| Subject::new(ReliableBucket::new(Arc::new(memory), RetryConfig::default()));
+        bucket_contract(async |objects| reliable(memory(objects)), &[]).await;
+        write_contract(async |objects| reliable(directory(objects)), &[]).await;
     }
 }

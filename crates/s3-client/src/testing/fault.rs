@@ -11,10 +11,12 @@ use futures::{StreamExt, stream};
 
 use super::plan::{FaultPlan, Operation, RequestCounts, Rule};
 use crate::bucket::{
-    BodyStream, Bucket, BucketIdentity, BucketTraits, GetReply, GetRequest, ListPage, ListRequest, ObjectHead,
+    BodyStream, Bucket, BucketIdentity, BucketTraits, CompleteUpload, CopyPart, CopyRequest, CreateUpload,
+    GetReply, GetRequest, ListPage, ListRequest, ObjectHead, Part, Payload, PutRequest, RenameRequest,
+    UploadId, UploadMarker, UploadPage, UploadPart, Written,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::key::{ByteRange, ETag, ObjectKey};
+use crate::key::{ByteRange, ETag, KeyPrefix, ObjectKey};
 
 /// What goes wrong with one request.
 #[derive(Debug, Clone)]
@@ -25,12 +27,21 @@ pub enum Fault {
     Fail(Error),
     /// It is never answered.
     Silence,
-    /// The body fails after so many bytes.
+    /// A request that writes is done, and then fails.
+    AnswerLost,
+    /// The body, of the request or the reply, fails after so many bytes.
     BodyBreaks(u64),
     /// The body ends after so many bytes, as if it were whole.
     BodyEnds(u64),
-    /// The body brings nothing more after so many bytes, and does not end.
+    /// The body, of the request or the reply, brings nothing more after so many bytes, and does not end.
     BodyStalls(u64),
+    /// The body of the request is taken so slowly.
+    BodySlow {
+        /// Bytes at once.
+        bytes: u64,
+        /// Time from piece to piece.
+        every: Duration,
+    },
     /// The body goes on after its last byte.
     BodyTooLong,
     /// The byte at this offset of the body has a wrong bit, and nothing tells.
@@ -49,6 +60,13 @@ pub enum Fault {
     IgnoredRange,
     /// The reply is what it would be without If-Match.
     IgnoredIfMatch,
+    /// Of the objects to be removed, the first and then every so many-th is not.
+    SomeFail {
+        /// From one that fails to the next.
+        every: usize,
+        /// Why.
+        error: Error,
+    },
     /// The page's token is the one it was asked for with.
     RepeatedToken,
     /// The page runs backwards.
@@ -166,6 +184,123 @@ impl<B: Bucket> Bucket for FaultBucket<B> {
         }
         Ok(page)
     }
+
+    async fn put(&self, request: PutRequest) -> Result<Written> {
+        let faults = self.meet(Operation::Put, request.key.as_str()).await?;
+        send("put", &request.body, &faults).await?;
+        let written = self.inner.put(request).await?;
+        answer("put", written, &faults).map(|written| without_etag(written, &faults))
+    }
+
+    async fn create_upload(&self, request: CreateUpload) -> Result<UploadId> {
+        let faults = self.meet(Operation::CreateUpload, request.key.as_str()).await?;
+        answer("create upload", self.inner.create_upload(request).await?, &faults)
+    }
+
+    async fn upload_part(&self, request: UploadPart) -> Result<Part> {
+        let faults = self.meet(Operation::UploadPart, request.key.as_str()).await?;
+        send("upload part", &request.body, &faults).await?;
+        answer("upload part", self.inner.upload_part(request).await?, &faults)
+    }
+
+    async fn copy_part(&self, request: CopyPart) -> Result<Part> {
+        let faults = self.meet(Operation::CopyPart, request.key.as_str()).await?;
+        answer("copy part", self.inner.copy_part(request).await?, &faults)
+    }
+
+    async fn complete_upload(&self, request: CompleteUpload) -> Result<Written> {
+        let faults = self.meet(Operation::CompleteUpload, request.key.as_str()).await?;
+        let written = self.inner.complete_upload(request).await?;
+        answer("complete upload", written, &faults).map(|written| without_etag(written, &faults))
+    }
+
+    async fn abort_upload(&self, key: &ObjectKey, upload: &UploadId) -> Result<()> {
+        let faults = self.meet(Operation::AbortUpload, key.as_str()).await?;
+        self.inner.abort_upload(key, upload).await?;
+        answer("abort upload", (), &faults)
+    }
+
+    async fn list_uploads(&self, prefix: &KeyPrefix, marker: Option<UploadMarker>) -> Result<UploadPage> {
+        let faults = self.meet(Operation::ListUploads, prefix.as_str()).await?;
+        let mut page = self.inner.list_uploads(prefix, marker.clone()).await?;
+        if faults.iter().any(|fault| matches!(fault, Fault::RepeatedToken)) {
+            page.next = marker;
+        }
+        Ok(page)
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<()> {
+        let faults = self.meet(Operation::Delete, key.as_str()).await?;
+        self.inner.delete(key).await?;
+        answer("delete", (), &faults)
+    }
+
+    async fn delete_many(&self, keys: &[ObjectKey]) -> Result<Vec<(ObjectKey, Error)>> {
+        let faults = self.meet(Operation::DeleteMany, keys.first().map_or("", ObjectKey::as_str)).await?;
+        let spared = faults.iter().filter_map(|fault| match fault {
+            Fault::SomeFail { every, error } => Some((*every, error)),
+            _ => None,
+        });
+        let mut failed = Vec::new();
+        for (every, error) in spared {
+            failed.extend(keys.iter().step_by(every).map(|key| (key.clone(), error.clone())));
+        }
+        let wanted: Vec<ObjectKey> =
+            keys.iter().filter(|key| failed.iter().all(|(f, _)| f != *key)).cloned().collect();
+        failed.extend(self.inner.delete_many(&wanted).await?);
+        answer("delete many", failed, &faults)
+    }
+
+    async fn copy(&self, request: CopyRequest) -> Result<Written> {
+        let faults = self.meet(Operation::Copy, request.target.as_str()).await?;
+        let written = self.inner.copy(request).await?;
+        answer("copy", written, &faults).map(|written| without_etag(written, &faults))
+    }
+
+    async fn rename(&self, request: RenameRequest) -> Result<()> {
+        let faults = self.meet(Operation::Rename, request.target.as_str()).await?;
+        self.inner.rename(request).await?;
+        answer("rename", (), &faults)
+    }
+}
+
+/// Sends a request's body as the faults let it.
+async fn send(operation: &'static str, body: &Payload, faults: &[Fault]) -> Result<()> {
+    for fault in faults {
+        match fault {
+            Fault::BodyBreaks(at) => {
+                body.note_sent(*at);
+                let error = Error::new(ErrorKind::Transient, operation);
+                return Err(error.with_message("the connection was reset"));
+            }
+            Fault::BodyStalls(at) => {
+                body.note_sent(*at);
+                std::future::pending().await
+            }
+            Fault::BodySlow { bytes, every } => {
+                for _ in 0..body.len() / bytes {
+                    tokio::time::sleep(*every).await;
+                    body.note_sent(*bytes);
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The answer, unless it is lost.
+fn answer<T>(operation: &'static str, answer: T, faults: &[Fault]) -> Result<T> {
+    if faults.iter().any(|fault| matches!(fault, Fault::AnswerLost)) {
+        let error = Error::new(ErrorKind::Transient, operation);
+        return Err(error.with_message("the connection was reset before the answer"));
+    }
+    Ok(answer)
+}
+
+fn without_etag(written: Written, faults: &[Fault]) -> Written {
+    let untold = faults.iter().any(|fault| matches!(fault, Fault::NoETag));
+    Written { etag: written.etag.filter(|_| !untold), ..written }
 }
 
 fn edit_request(request: &mut GetRequest, fault: &Fault) {

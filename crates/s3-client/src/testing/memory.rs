@@ -1,141 +1,30 @@
 //! A bucket in memory: the reference of what a correct store answers, and the shelf behind the embedded server.
 
+mod content;
+mod write;
+
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures::stream;
 use parking_lot::RwLock;
 
 use crate::bucket::{
-    Bucket, BucketIdentity, BucketTraits, GetReply, GetRequest, ListPage, ListRequest, ListedObject,
-    ObjectHead, ObjectMeta, StorageClass, Timestamp,
+    Bucket, BucketIdentity, BucketTraits, CompleteUpload, CopyPart, CopyRequest, CreateUpload, GetReply,
+    GetRequest, ListPage, ListRequest, ListedObject, ObjectHead, ObjectMeta, Part, PutRequest, RenameRequest,
+    StorageClass, Timestamp, UploadId, UploadMarker, UploadPage, UploadPart, Written,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{ByteRange, ContinuationToken, ETag, KeyPrefix, ObjectKey};
 
+pub use content::{Content, Joined, pattern};
+use write::Uploads;
+
 /// Bytes in one piece of a body.
 const PIECE_BYTES: u64 = 64 << 10;
-
-/// The bytes of an object.
-#[derive(Debug, Clone)]
-pub enum Content {
-    /// These bytes.
-    Bytes(Bytes),
-    /// `len` bytes computed from their offset and `seed`, so that an object of gigabytes takes no memory.
-    Pattern {
-        /// Which pattern.
-        seed: u64,
-        /// How many bytes.
-        len: u64,
-    },
-}
-
-impl Content {
-    /// How many bytes there are.
-    pub fn len(&self) -> u64 {
-        match self {
-            Self::Bytes(bytes) => bytes.len() as u64,
-            Self::Pattern { len, .. } => *len,
-        }
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The bytes of `range`, which must lie inside.
-    pub fn slice(&self, range: ByteRange) -> Bytes {
-        match self {
-            Self::Bytes(bytes) => bytes.slice(range.start as usize..range.end as usize),
-            Self::Pattern { seed, .. } => pattern(*seed, range),
-        }
-    }
-
-    fn etag(&self) -> ETag {
-        let (a, b) = match self {
-            Self::Bytes(bytes) => (fnv1a(bytes, 0xcbf2_9ce4_8422_2325), fnv1a(bytes, 0x8422_2325_cbf2_9ce4)),
-            Self::Pattern { seed, len } => (splitmix(*seed), splitmix(*len ^ seed.rotate_left(32))),
-        };
-        ETag::new(&format!("\"{a:016x}{b:016x}\""))
-    }
-}
-
-impl From<Bytes> for Content {
-    fn from(bytes: Bytes) -> Self {
-        Self::Bytes(bytes)
-    }
-}
-
-impl From<&'static str> for Content {
-    fn from(text: &'static str) -> Self {
-        Self::Bytes(Bytes::from_static(text.as_bytes()))
-    }
-}
-
-impl From<Vec<u8>> for Content {
-    fn from(bytes: Vec<u8>) -> Self {
-        Self::Bytes(bytes.into())
-    }
-}
-
-/// The bytes of the pattern `seed` in `range`.
-///
-/// Each 4096 bytes begin with a number that only they have, and go on with a random piece of one table: bytes from
-/// elsewhere, or shifted by one, are wrong bytes. Copying a table makes gigabytes cheap also where the compiler does not optimise.
-pub fn pattern(seed: u64, range: ByteRange) -> Bytes {
-    let mut out = Vec::with_capacity(range.len() as usize);
-    let mut at = range.start;
-    while at < range.end {
-        let block = at / PATTERN_BLOCK_BYTES;
-        let inside = (at % PATTERN_BLOCK_BYTES) as usize;
-        let end = ((range.end - block * PATTERN_BLOCK_BYTES).min(PATTERN_BLOCK_BYTES)) as usize;
-        let number = splitmix(seed.rotate_left(32) ^ block.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let head = number.to_le_bytes();
-        if inside < head.len() {
-            out.extend_from_slice(&head[inside..end.min(head.len())]);
-        }
-        let from = inside.max(head.len());
-        if from < end {
-            let shift = (number >> 32) as usize % (PATTERN_TABLE.len() - PATTERN_BLOCK_BYTES as usize);
-            out.extend_from_slice(&PATTERN_TABLE[shift + from..shift + end]);
-        }
-        at = block * PATTERN_BLOCK_BYTES + end as u64;
-    }
-    out.into()
-}
-
-/// How many bytes of a pattern share a number and a shift.
-const PATTERN_BLOCK_BYTES: u64 = 4096;
-
-static PATTERN_TABLE: LazyLock<Vec<u8>> =
-    LazyLock::new(|| (0..1_u64 << 15).flat_map(|word| splitmix(!word).to_le_bytes()).collect());
-
-fn splitmix(mut z: u64) -> u64 {
-    z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
-fn fnv1a(bytes: &[u8], basis: u64) -> u64 {
-    // One word at a time: an ETag here names a version, it need not be anybody's MD5.
-    let mut words = bytes.chunks_exact(8);
-    let mut hash = basis;
-    for word in &mut words {
-        hash = (hash ^ u64::from_le_bytes(word.try_into().expect("chunks of eight")))
-            .wrapping_mul(0x100_0000_01b3)
-            .rotate_left(23);
-    }
-    for byte in words.remainder() {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
-    }
-    splitmix(hash ^ bytes.len() as u64)
-}
 
 /// One stored object.
 #[derive(Debug, Clone)]
@@ -148,11 +37,47 @@ pub struct StoredObject {
     pub crc64nvme: Option<String>,
 }
 
-/// A bucket in memory. Cloning shares it.
+impl StoredObject {
+    /// Written now, with nothing but its bytes.
+    fn new(content: Content, etag: ETag) -> Self {
+        let meta = ObjectMeta {
+            size: content.len(),
+            etag: Some(etag),
+            last_modified: now(),
+            storage_class: StorageClass::Standard,
+        };
+        let head = ObjectHead {
+            meta,
+            content_type: Some(DEFAULT_CONTENT_TYPE.to_owned()),
+            version_id: None,
+            encryption: None,
+            restored: false,
+            user_metadata: Vec::new(),
+        };
+        Self { content, head, crc64nvme: None }
+    }
+}
+
+/// What S3 says of objects that were written without one.
+const DEFAULT_CONTENT_TYPE: &str = "binary/octet-stream";
+
+/// A bucket in memory. Cloning shares its objects and uploads.
+///
+/// The calls of [`Bucket`] that write keep the rules of S3: parts of at least 5 MiB, ranges copied of larger objects alone, MD5s as ETags.
 #[derive(Debug, Clone)]
 pub struct MemoryBucket {
     identity: BucketIdentity,
+    traits: BucketTraits,
+    etags: ETags,
     objects: Arc<RwLock<BTreeMap<ObjectKey, StoredObject>>>,
+    uploads: Arc<Uploads>,
+}
+
+/// What ETags are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ETags {
+    Md5,
+    Opaque,
 }
 
 impl MemoryBucket {
@@ -160,7 +85,27 @@ impl MemoryBucket {
     pub fn new(name: &str) -> Self {
         let identity =
             BucketIdentity { endpoint: Arc::from("memory"), name: Arc::from(format!("memory:{name}")) };
-        Self { identity, objects: Arc::default() }
+        let traits = BucketTraits::default();
+        Self { identity, traits, etags: ETags::Md5, objects: Arc::default(), uploads: Arc::default() }
+    }
+
+    /// The same bucket, which takes smaller parts, so that tests need few bytes.
+    #[must_use]
+    pub fn with_min_part_bytes(self, min_part_bytes: u64) -> Self {
+        self.with_traits(|traits| traits.min_part_bytes = min_part_bytes)
+    }
+
+    /// The same bucket after `edit` changed what it can do.
+    #[must_use]
+    pub fn with_traits(mut self, edit: impl FnOnce(&mut BucketTraits)) -> Self {
+        edit(&mut self.traits);
+        self
+    }
+
+    /// The same bucket, whose ETags are no MD5s, as those of objects encrypted with keys of KMS.
+    #[must_use]
+    pub fn with_opaque_etags(self) -> Self {
+        Self { etags: ETags::Opaque, ..self }
     }
 
     /// Writes an object and returns its ETag.
@@ -176,24 +121,11 @@ impl MemoryBucket {
         edit: impl FnOnce(&mut ObjectHead),
     ) -> ETag {
         let content = content.into();
-        let etag = content.etag();
-        let meta = ObjectMeta {
-            size: content.len(),
-            etag: Some(etag.clone()),
-            last_modified: now(),
-            storage_class: StorageClass::Standard,
-        };
-        let mut head = ObjectHead {
-            meta,
-            content_type: Some("binary/octet-stream".to_owned()),
-            version_id: None,
-            encryption: None,
-            restored: false,
-            user_metadata: Vec::new(),
-        };
-        edit(&mut head);
+        let etag = self.etag(&content);
+        let mut stored = StoredObject::new(content, etag.clone());
+        edit(&mut stored.head);
         let key = ObjectKey::new(key).expect("tests put legal keys");
-        self.objects.write().insert(key, StoredObject { content, head, crc64nvme: None });
+        self.objects.write().insert(key, stored);
         etag
     }
 
@@ -223,10 +155,19 @@ impl MemoryBucket {
     }
 
     fn find(&self, operation: &'static str, key: &ObjectKey) -> Result<StoredObject> {
-        let not_found = || {
-            Error::new(ErrorKind::NotFound, operation).with_bucket(&self.identity.name).with_key(key.as_str())
-        };
+        let not_found = || self.error(ErrorKind::NotFound, operation, key);
         self.objects.read().get(key).cloned().ok_or_else(not_found)
+    }
+
+    fn error(&self, kind: ErrorKind, operation: &'static str, key: &ObjectKey) -> Error {
+        Error::new(kind, operation).with_bucket(&self.identity.name).with_key(key.as_str())
+    }
+
+    fn etag(&self, content: &Content) -> ETag {
+        match self.etags {
+            ETags::Md5 => content.md5_etag(),
+            ETags::Opaque => content.opaque_etag(),
+        }
     }
 }
 
@@ -244,7 +185,7 @@ impl Bucket for MemoryBucket {
     }
 
     fn traits(&self) -> BucketTraits {
-        BucketTraits::default()
+        self.traits
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectHead> {
@@ -277,6 +218,52 @@ impl Bucket for MemoryBucket {
 
     async fn list(&self, request: ListRequest) -> Result<ListPage> {
         Ok(list_page(&self.objects.read(), &request))
+    }
+
+    async fn put(&self, request: PutRequest) -> Result<Written> {
+        self.put_object(request)
+    }
+
+    async fn create_upload(&self, request: CreateUpload) -> Result<UploadId> {
+        Ok(self.uploads.create(request))
+    }
+
+    async fn upload_part(&self, request: UploadPart) -> Result<Part> {
+        self.store_part(request)
+    }
+
+    async fn copy_part(&self, request: CopyPart) -> Result<Part> {
+        self.store_copied_part(&request)
+    }
+
+    async fn complete_upload(&self, request: CompleteUpload) -> Result<Written> {
+        self.join_parts(&request)
+    }
+
+    async fn abort_upload(&self, key: &ObjectKey, upload: &UploadId) -> Result<()> {
+        self.uploads.abort(key, upload);
+        Ok(())
+    }
+
+    async fn list_uploads(&self, prefix: &KeyPrefix, marker: Option<UploadMarker>) -> Result<UploadPage> {
+        Ok(self.uploads.page(prefix, marker))
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<()> {
+        self.objects.write().remove(key);
+        Ok(())
+    }
+
+    async fn delete_many(&self, keys: &[ObjectKey]) -> Result<Vec<(ObjectKey, Error)>> {
+        self.delete_objects(keys)
+    }
+
+    async fn copy(&self, request: CopyRequest) -> Result<Written> {
+        self.copy_object(request)
+    }
+
+    async fn rename(&self, request: RenameRequest) -> Result<()> {
+        self.rename_object(&request)
     }
 }
 
@@ -331,37 +318,4 @@ fn past(common: &str) -> Bound<ObjectKey> {
     // `0` follows `/` in ASCII, and nothing lies between in UTF-8.
     let next = format!("{}0", &common[..common.len() - 1]);
     Bound::Included(ObjectKey::new(next).expect("as long as the common prefix of a key"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn any_part_of_a_pattern_is_cut_from_the_same_bytes() {
-        let whole = pattern(7, ByteRange::new(0, 20_000));
-        for start in [0, 1, 7, 8, 9, 4095, 4096, 4100, 12_287] {
-            for len in [0, 1, 3, 8, 9, 100, 4096, 5000] {
-                let part = pattern(7, ByteRange::from_len(start, len));
-                assert!(part == whole[start as usize..(start + len) as usize], "{len} bytes at {start}");
-            }
-        }
-    }
-
-    #[test]
-    fn patterns_tell_seeds_and_offsets_apart() {
-        let bytes = |seed, start| pattern(seed, ByteRange::from_len(start, 64));
-        let far = 1 << 40;
-        for (a, b) in [
-            ((1, 0), (2, 0)),
-            ((1, 0), (1, 1)),
-            ((1, 0), (1, 4096)),
-            ((1, 100), (1, 4196)),
-            ((1, 0), (1, far)),
-        ] {
-            let (a, b) = (bytes(a.0, a.1), bytes(b.0, b.1));
-            let same = a.iter().zip(&b).filter(|(a, b)| a == b).count();
-            assert!(same < 8, "{same} of 64 bytes are equal");
-        }
-    }
 }

@@ -16,10 +16,28 @@ pub enum Operation {
     Get,
     /// A page of a listing.
     List,
-    /// Writing an object.
+    /// Writing an object in one request.
     Put,
+    /// Beginning an upload in parts.
+    CreateUpload,
+    /// Sending a part.
+    UploadPart,
+    /// Copying a part from an object.
+    CopyPart,
+    /// Making an object of its parts.
+    CompleteUpload,
+    /// Throwing an upload away.
+    AbortUpload,
+    /// A page of the uploads under way.
+    ListUploads,
     /// Removing an object.
     Delete,
+    /// Removing several objects.
+    DeleteMany,
+    /// Copying an object.
+    Copy,
+    /// Moving an object.
+    Rename,
     /// Anything about a bucket as a whole.
     Bucket,
     /// Anything else.
