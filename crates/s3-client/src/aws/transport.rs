@@ -60,9 +60,7 @@ impl TransportKind {
             Self::Unreachable => "there is no route to the endpoint",
             Self::ConnectTimeout => "no connection to the endpoint within the connect limit",
             Self::FirstByteTimeout => "no answer within the first-byte limit",
-            Self::Certificate => {
-                "the endpoint's certificate is not trusted; add its authority with a CA bundle, or check the host name and the clock"
-            }
+            Self::Certificate => "the endpoint's certificate is not trusted",
             Self::TlsHandshake => "no TLS with this endpoint; is it an http:// one?",
             Self::Proxy => "the proxy from HTTPS_PROXY or HTTP_PROXY does not let the request through",
             Self::HeadersTooLarge => {
@@ -100,9 +98,26 @@ impl TransportFault {
             TransportKind::Refused | TransportKind::ConnectTimeout | TransportKind::FirstByteTimeout => {
                 kind.message().to_owned()
             }
+            TransportKind::Certificate => {
+                format!("{}; {}: {}", kind.message(), certificate_remedy(&self.detail), self.detail)
+            }
             _ => format!("{}: {}", kind.message(), self.detail),
         };
         Error::new(kind.error_kind(), operation).with_code(kind.code()).with_message(message)
+    }
+}
+
+/// What helps, by the words of the TLS library.
+fn certificate_remedy(detail: &str) -> &'static str {
+    let detail = detail.to_ascii_lowercase();
+    if detail.contains("notvalidforname") || detail.contains("not valid for name") {
+        "it is for other names: check the host of the endpoint URL"
+    } else if detail.contains("notvalidyet") || detail.contains("not valid yet") {
+        "it is not valid yet: check the clock of this machine"
+    } else if detail.contains("expired") {
+        "it has expired: renew it there, or check the clock of this machine"
+    } else {
+        "add its authority with --ca-bundle"
     }
 }
 

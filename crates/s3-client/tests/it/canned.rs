@@ -4,17 +4,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
 
-/// A request without a body, as all of ours are.
+/// A request as it came.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Request {
     pub(crate) method: String,
     /// Path and query as sent; a whole URL if sent to a proxy.
     pub(crate) target: String,
     headers: Vec<(String, String)>,
+    pub(crate) body: String,
 }
 
 impl Request {
@@ -60,6 +62,15 @@ pub(crate) fn error(status: u16, code: &str, more: &str) -> Reply {
     reply(status, "Content-Type: application/xml\nx-amz-request-id: 4442587FB7D0A2F9", body)
 }
 
+/// What lies between TCP and HTTP.
+#[derive(Clone)]
+pub(crate) enum Transport {
+    Plain,
+    Tls(TlsAcceptor),
+    /// As `Tls`, behind a proxy's CONNECT, whatever host it names: the server stands for that host.
+    Tunnel(TlsAcceptor),
+}
+
 type Handler = dyn Fn(&Request) -> Reply + Send + Sync;
 
 /// The running server; dropping it closes its socket and connections.
@@ -71,14 +82,29 @@ pub(crate) struct Canned {
 
 impl Canned {
     pub(crate) async fn start(handler: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_over(Transport::Plain, handler).await
+    }
+
+    pub(crate) async fn start_over(
+        transport: Transport,
+        handler: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), transport, handler)
+    }
+
+    /// Serves the connections of `listener`, those that wait already too.
+    pub(crate) fn on(
+        listener: TcpListener,
+        transport: Transport,
+        handler: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let addr = listener.local_addr().unwrap();
         let requests: Arc<Mutex<Vec<Request>>> = Arc::default();
         let (handler, seen): (Arc<Handler>, _) = (Arc::new(handler), Arc::clone(&requests));
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(serve(stream, Arc::clone(&handler), Arc::clone(&seen)));
+                connections.spawn(accept(stream, transport.clone(), Arc::clone(&handler), Arc::clone(&seen)));
             }
         });
         Self { addr, requests, task }
@@ -104,19 +130,53 @@ impl Drop for Canned {
     }
 }
 
-async fn serve(stream: TcpStream, handler: Arc<Handler>, seen: Arc<Mutex<Vec<Request>>>) {
+async fn accept(
+    mut stream: TcpStream,
+    transport: Transport,
+    handler: Arc<Handler>,
+    seen: Arc<Mutex<Vec<Request>>>,
+) {
+    let tls = match transport {
+        Transport::Plain => return serve(stream, handler, seen).await,
+        Transport::Tls(tls) => tls,
+        Transport::Tunnel(tls) => {
+            // Nothing follows the request before it is answered, so that no byte of the TLS greeting is read here.
+            let mut connect = BufReader::new(stream);
+            let Some(request) = read_request(&mut connect).await else { return };
+            assert_eq!(request.method, "CONNECT", "{request:?}");
+            stream = connect.into_inner();
+            if stream.write_all(b"HTTP/1.1 200 X\r\n\r\n").await.is_err() {
+                return;
+            }
+            tls
+        }
+    };
+    // A client that does not trust the certificate hangs up.
+    if let Ok(stream) = tls.accept(stream).await {
+        serve(stream, handler, seen).await;
+    }
+}
+
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    handler: Arc<Handler>,
+    seen: Arc<Mutex<Vec<Request>>>,
+) {
     let mut stream = BufReader::new(stream);
     let Some(request) = read_request(&mut stream).await else { return };
     let reply = handler(&request);
     seen.lock().push(request);
     match reply {
         // The client may have hung up, having seen enough.
-        Reply::Bytes(bytes) => drop(stream.write_all(&bytes).await),
+        Reply::Bytes(bytes) => {
+            let _ = stream.write_all(&bytes).await;
+            let _ = stream.shutdown().await;
+        }
         Reply::Silence => std::future::pending().await,
     }
 }
 
-async fn read_request(stream: &mut BufReader<TcpStream>) -> Option<Request> {
+async fn read_request(stream: &mut BufReader<impl AsyncRead + Unpin>) -> Option<Request> {
     let mut lines = Vec::new();
     loop {
         let mut line = Vec::new();
@@ -133,5 +193,11 @@ async fn read_request(stream: &mut BufReader<TcpStream>) -> Option<Request> {
     let mut words = lines.first()?.split(' ');
     let (method, target) = (words.next()?.to_owned(), words.next()?.to_owned());
     let header = |line: &String| line.split_once(':').map(|(n, v)| (n.to_owned(), v.trim().to_owned()));
-    Some(Request { method, target, headers: lines[1..].iter().filter_map(header).collect() })
+    let headers = lines[1..].iter().filter_map(header).collect();
+    let mut request = Request { method, target, headers, body: String::new() };
+    let length = request.header("content-length").map_or(0, |length| length.parse().unwrap());
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await.ok()?;
+    request.body = String::from_utf8(body).unwrap();
+    Some(request)
 }

@@ -7,9 +7,11 @@
     reason = "tests fail by panicking, say what they skip, and are told by the environment where servers are"
 )]
 
+mod black_hole;
 mod canned;
 mod default_chain;
 mod embedded;
 mod faults;
 mod outside;
+mod tls;
 mod wire;

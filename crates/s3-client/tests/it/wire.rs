@@ -257,11 +257,43 @@ async fn a_redirect_without_end_ends() {
 #[tokio::test]
 async fn redirects_to_other_hosts_are_not_followed() {
     let elsewhere = Canned::start(|_| reply(200, OBJECT, "secret")).await;
-    let location = format!("Location: {}/b/k", elsewhere.url());
-    let server = Canned::start(move |_| reply(307, &location, "")).await;
-    let error = bucket(&server).await.get(get(None)).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::BadEndpoint, "{error}");
+    for status in [301, 302, 307, 308] {
+        for host in [
+            &elsewhere.url(),
+            "https://b.s3.eu-west-1.amazonaws.com.evil.test",
+            "https://evil-s3.eu-west-1-amazonaws.com",
+        ] {
+            let location = format!("Location: {host}/b/k");
+            let server = Canned::start(move |_| reply(status, &location, "")).await;
+            let error = bucket(&server).await.get(get(None)).await.unwrap_err();
+            assert_eq!(
+                (error.kind(), error.status()),
+                (ErrorKind::BadEndpoint, Some(status)),
+                "{host}: {error}"
+            );
+            assert_eq!(server.requests().len(), 1);
+        }
+    }
     assert!(elsewhere.requests().is_empty());
+}
+
+#[tokio::test]
+async fn a_redirect_within_amazon_tells_the_region() {
+    for host in [
+        "b.s3.eu-west-1.amazonaws.com",
+        "b.s3-eu-west-1.amazonaws.com",
+        "s3.dualstack.eu-west-1.amazonaws.com",
+    ] {
+        let location = format!("Location: https://{host}/k");
+        let server = Canned::start(move |request| match request.signed_region() {
+            Some("eu-west-1") => reply(200, OBJECT, "hello"),
+            _ => reply(307, &location, ""),
+        })
+        .await;
+        // The endpoint stays the one that was configured: only what is signed changes.
+        bucket(&server).await.get(get(None)).await.unwrap();
+        assert_eq!(server.requests().len(), 2, "{host}");
+    }
 }
 
 #[tokio::test]
