@@ -26,7 +26,8 @@ pub(crate) use chain::default_chain;
 
 /// Renew this long before the expiry, so that no request is signed with a token that dies on the way.
 const RENEW_BEFORE: Duration = Duration::from_secs(5 * 60);
-/// After a failed renewal, use what still works for this long before the next try.
+/// After a renewal, whether it failed or brought the same, use what still works for this long before the next try: a metadata service
+/// hands out old credentials until shortly before their end.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(10);
 /// The expiry is kept away from by this much: clocks differ, requests wait in queues.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(10);
@@ -144,7 +145,6 @@ impl CredentialCache {
             Ok(renewed) => renewed,
             Err(error) => {
                 tracing::warn!(error = %chain::explain(&error), source = held.source, "credentials could not be renewed, the old ones still work");
-                *self.pause_until.lock() = Some(now + RENEWAL_PAUSE);
                 held
             }
         }
@@ -152,6 +152,7 @@ impl CredentialCache {
 
     /// Asks the sources; the caller has the turn.
     async fn ask(&self) -> Result<Arc<Held>, CredentialsError> {
+        *self.pause_until.lock() = Some(self.time.now() + RENEWAL_PAUSE);
         let (credentials, source) = (self.load)().await?;
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
         if generation == 1 {

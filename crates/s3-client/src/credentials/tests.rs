@@ -27,13 +27,18 @@ struct Fixture {
 
 /// A source whose credentials live an hour from when they are asked for.
 fn fixture() -> Fixture {
+    fixture_of(3600)
+}
+
+/// A source whose credentials live so many seconds from when they are asked for.
+fn fixture_of(life_secs: u64) -> Fixture {
     let (clock, asked) = (SetClock::default(), Arc::new(AtomicU32::new(0)));
     let fail: Arc<Mutex<Option<&'static str>>> = Arc::default();
     let load: Load = {
         let (clock, asked, fail) = (clock.clone(), Arc::clone(&asked), Arc::clone(&fail));
         Box::new(move || {
             let n = asked.fetch_add(1, Ordering::Relaxed) + 1;
-            let (expiry, fail) = (clock.now() + Duration::from_secs(3600), *fail.lock());
+            let (expiry, fail) = (clock.now() + Duration::from_secs(life_secs), *fail.lock());
             Box::pin(async move {
                 tokio::task::yield_now().await;
                 match fail {
@@ -83,6 +88,19 @@ async fn a_failed_renewal_keeps_what_still_works_and_pauses() {
     let error = f.cache.get().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Transient);
     assert!(error.to_string().contains("STS is down"), "{error}");
+}
+
+#[tokio::test]
+async fn credentials_that_are_born_old_are_not_asked_for_with_each_request() {
+    let f = fixture_of(60);
+    for _ in 0..10 {
+        assert_eq!(f.key().await, "AK1");
+    }
+    f.at(9);
+    assert_eq!(f.key().await, "AK1");
+    f.at(10);
+    assert_eq!(f.key().await, "AK2");
+    assert_eq!(f.key().await, "AK2");
 }
 
 #[tokio::test]
