@@ -9,9 +9,9 @@ use sluicefs_s3_client::{BucketUrl, ClientConfig, open};
 use crate::canned::{Canned, Reply, Request, error, reply};
 
 const CONFIG: &str = "SLUICEFS_TEST_CLIENT_CONFIG";
-const BUCKET: &str = "SLUICEFS_TEST_BUCKET";
+pub(crate) const BUCKET: &str = "SLUICEFS_TEST_BUCKET";
 const SAYS: &str = "child says: ";
-const PAGE: &str =
+pub(crate) const PAGE: &str =
     "<ListBucketResult><KeyCount>0</KeyCount><IsTruncated>false</IsTruncated></ListBucketResult>";
 
 /// The other process: opens a bucket (`b` unless told) with the settings of its environment, lists it twice and says how that went.
@@ -36,7 +36,7 @@ fn child() {
 }
 
 /// Runs [`child`] with nothing in its environment but `variables`, and the profile files in `home`.
-async fn run(config: &ClientConfig, home: &Path, variables: &[(&str, &str)]) -> String {
+pub(crate) async fn run(config: &ClientConfig, home: &Path, variables: &[(&str, &str)]) -> String {
     let output = tokio::process::Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "default_chain::child", "--ignored", "--nocapture", "--test-threads=1"])
         .env_clear()
@@ -54,7 +54,7 @@ async fn run(config: &ClientConfig, home: &Path, variables: &[(&str, &str)]) -> 
     })
 }
 
-fn home(config: &str, credentials: &str) -> tempfile::TempDir {
+pub(crate) fn home(config: &str, credentials: &str) -> tempfile::TempDir {
     let home = tempfile::tempdir().unwrap();
     std::fs::create_dir(home.path().join(".aws")).unwrap();
     std::fs::write(home.path().join(".aws/config"), config).unwrap();
@@ -63,7 +63,7 @@ fn home(config: &str, credentials: &str) -> tempfile::TempDir {
 }
 
 /// A bucket that lists for whom the test allows.
-async fn s3(allow: impl Fn(&Request) -> bool + Send + Sync + 'static) -> Canned {
+pub(crate) async fn s3(allow: impl Fn(&Request) -> bool + Send + Sync + 'static) -> Canned {
     Canned::start(move |request| match allow(request) {
         true => reply(200, "Content-Type: application/xml", PAGE),
         false => error(400, "ExpiredToken", ""),
@@ -71,10 +71,10 @@ async fn s3(allow: impl Fn(&Request) -> bool + Send + Sync + 'static) -> Canned 
     .await
 }
 
-const NO_IMDS: (&str, &str) = ("AWS_EC2_METADATA_DISABLED", "true");
+pub(crate) const NO_IMDS: (&str, &str) = ("AWS_EC2_METADATA_DISABLED", "true");
 const KEYS: [(&str, &str); 3] = [("AWS_ACCESS_KEY_ID", "AKENV"), ("AWS_SECRET_ACCESS_KEY", "s"), NO_IMDS];
 
-fn signers(server: &Canned) -> Vec<String> {
+pub(crate) fn signers(server: &Canned) -> Vec<String> {
     server
         .requests()
         .iter()

@@ -11,6 +11,7 @@ mod black_hole;
 mod canned;
 mod default_chain;
 mod embedded;
+mod emulators;
 mod faults;
 mod outside;
 mod tls;
