@@ -1,8 +1,8 @@
 //! A bucket at Amazon S3 or a service like it, through aws-sdk-s3: one request per call.
 //!
-//! The SDK signs, addresses and parses; its retries are off. What a request may still be sent again for is what only this layer can
-//! mend, once each: the bucket turned out to live in another region (the client is rebuilt and kept), the credentials ran out (they
-//! are fetched anew), or the server refuses the header that asks for checksums. Everything else is
+//! The SDK signs, addresses and parses; its retries are off. A GET takes a shorter way, see `lean`. What a request may still be sent
+//! again for is what only this layer can mend, once each: the bucket turned out to live in another region (the client is rebuilt and
+//! kept), the credentials ran out (they are fetched anew), or the server refuses the header that asks for checksums. Everything else is
 //! [`ReliableBucket`](crate::ReliableBucket)'s.
 
 mod body;
@@ -12,6 +12,7 @@ mod clock;
 mod get;
 mod head;
 mod header_limit;
+mod lean;
 mod list;
 mod list_body;
 mod transport;
@@ -29,6 +30,7 @@ use aws_sdk_s3::types::RequestPayer;
 use aws_smithy_async::time::TimeSource;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use parking_lot::Mutex;
+use tokio::sync::OnceCell;
 
 use crate::bucket::{
     Bucket, BucketIdentity, BucketTraits, GetReply, GetRequest, ListPage, ListRequest, ObjectHead,
@@ -41,6 +43,7 @@ use crate::key::ObjectKey;
 use classify::Signed;
 use client::ClientTemplate;
 use clock::ServerClock;
+use lean::LeanGet;
 
 /// One bucket at Amazon S3 or a service like it.
 pub struct AwsBucket {
@@ -87,6 +90,14 @@ impl Settings {
 struct Connection {
     client: Client,
     region: Arc<str>,
+    /// Learnt from the client before the first GET.
+    lean_get: OnceCell<Option<LeanGet>>,
+}
+
+impl Connection {
+    fn new(client: Client, region: &str) -> Self {
+        Self { client, region: Arc::from(region), lean_get: OnceCell::new() }
+    }
 }
 
 /// What one request is sent with.
@@ -94,6 +105,14 @@ struct Session {
     client: Client,
     region: Arc<str>,
     credentials: Option<Arc<Held>>,
+    connection: Arc<Connection>,
+}
+
+impl Session {
+    fn new(connection: &Arc<Connection>, credentials: Option<Arc<Held>>) -> Self {
+        let (client, region) = (connection.client.clone(), Arc::clone(&connection.region));
+        Self { client, region, credentials, connection: Arc::clone(connection) }
+    }
 }
 
 impl AwsBucket {
@@ -114,8 +133,7 @@ impl AwsBucket {
         };
         let identity =
             BucketIdentity { endpoint: template.identity(), name: Arc::from(format!("s3://{bucket}")) };
-        let connection =
-            Connection { client: template.client(&template.region), region: Arc::clone(&template.region) };
+        let connection = Connection::new(template.client(&template.region), &template.region);
         Ok(Self {
             identity,
             traits: BucketTraits {
@@ -145,11 +163,7 @@ impl AwsBucket {
                 Some(cache) => Some(cache.get().await.map_err(|e| self.named(e, key))?),
                 None => None,
             };
-            let session = Session {
-                client: connection.client.clone(),
-                region: Arc::clone(&connection.region),
-                credentials: credentials.clone(),
-            };
+            let session = Session::new(&connection, credentials.clone());
             let error = match send(session).await {
                 Ok(done) => return Ok(done),
                 Err(error) => self.named(error, key),
@@ -176,7 +190,7 @@ impl AwsBucket {
             }
             tracing::info!(bucket = %self.identity.name, region, assumed = %used.region, "the bucket is in another region");
             let client = self.template.client(region);
-            self.connection.store(Arc::new(Connection { client, region: Arc::from(region) }));
+            self.connection.store(Arc::new(Connection::new(client, region)));
         }
         true
     }

@@ -30,6 +30,8 @@ use crate::region::{DEFAULT_REGION, discover_region};
 /// Clients of one bucket, one per region that it turns out to be in.
 pub(super) struct ClientTemplate {
     builder: Builder,
+    /// What the clients send with.
+    pub(super) http: SharedHttpClient,
     endpoint: Option<Endpoint>,
     /// The region to begin with.
     pub(super) region: Arc<str>,
@@ -63,7 +65,7 @@ impl ClientTemplate {
         };
         let credentials = cache.map(Arc::new);
         let builder = shared.as_ref().map_or_else(Builder::new, Builder::from);
-        let mut builder = with_limits(builder, config).http_client(http).time_source(time);
+        let mut builder = with_limits(builder, config).http_client(http.clone()).time_source(time);
         builder = with_addressing(builder, bucket, config, endpoint.as_ref());
         builder = match &credentials {
             Some(cache) => {
@@ -80,7 +82,7 @@ impl ClientTemplate {
         }
         builder.push_interceptor(aws_sdk_s3::config::SharedInterceptor::new(UserAgent::new(config)));
         builder.push_interceptor(aws_sdk_s3::config::SharedInterceptor::new(HeaderLimit));
-        Ok(Self { builder, endpoint, region: Arc::from(region.name), credentials })
+        Ok(Self { builder, http, endpoint, region: Arc::from(region.name), credentials })
     }
 
     /// A client that signs for `region`. All share the pool of connections.

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::operation::get_object::builders::GetObjectFluentBuilder;
+use aws_smithy_async::time::TimeSource;
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::interceptors::context::{
     BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextMut,
@@ -12,6 +14,7 @@ use aws_smithy_runtime_api::client::interceptors::context::{
 
 use super::body::{Body, Subject, Verifier};
 use super::head::{storage_class, timestamp};
+use super::lean::LeanGet;
 use super::{AwsBucket, Sent, Session};
 use crate::bucket::{GetReply, GetRequest, ObjectMeta};
 use crate::error::{Error, ErrorKind, Result};
@@ -23,6 +26,15 @@ pub(super) enum ChecksumMode {
     Ask,
     /// For ranges, whose bytes no stored checksum covers, and for servers that refuse the header.
     Omit,
+}
+
+/// What one GET asks for, in the words of its headers.
+#[derive(Debug)]
+pub(super) struct Wanted<'a> {
+    pub(super) key: &'a str,
+    pub(super) range: Option<String>,
+    pub(super) if_match: Option<String>,
+    pub(super) mode: ChecksumMode,
 }
 
 impl AwsBucket {
@@ -50,23 +62,46 @@ impl AwsBucket {
         request: &GetRequest,
         mode: ChecksumMode,
     ) -> Result<GetReply> {
-        let status = Arc::new(AtomicU16::new(0));
-        let call = session
-            .client
-            .get_object()
-            .bucket(&self.settings.bucket)
-            .key(request.key.as_str())
-            .set_range(range_header(request.range)?)
-            .set_if_match(request.if_match.as_ref().map(ETag::to_string))
+        let wanted = Wanted {
+            key: request.key.as_str(),
+            range: range_header(request.range)?,
+            if_match: request.if_match.as_ref().map(ETag::to_string),
+            mode,
+        };
+        let (output, status) = match self.lean_get(session).await {
+            Some(lean) => {
+                let credentials = session.credentials.as_ref().map(|held| &held.credentials);
+                lean.send(&wanted, credentials, self.clock.now()).await.sent("get", session, self)?
+            }
+            None => {
+                let reply = Reply::new(mode);
+                let status = Arc::clone(&reply.status);
+                let call = self.sdk_get(session, &wanted).customize().interceptor(reply);
+                (call.send().await.sent("get", session, self)?, status.load(Ordering::Relaxed))
+            }
+        };
+        self.to_reply(request, output, status)
+    }
+
+    /// The short way of sending GETs, if there is one over this connection.
+    async fn lean_get<'a>(&self, session: &'a Session) -> Option<&'a LeanGet> {
+        let learn = || {
+            let credentials = session.credentials.as_ref().map(|held| &held.credentials);
+            let http = &self.template.http;
+            LeanGet::learn(http, credentials, self.clock.now(), |wanted| self.sdk_get(session, wanted))
+        };
+        session.connection.lean_get.get_or_init(learn).await.as_ref()
+    }
+
+    pub(super) fn sdk_get(&self, session: &Session, wanted: &Wanted<'_>) -> GetObjectFluentBuilder {
+        let call = session.client.get_object().bucket(&self.settings.bucket).key(wanted.key);
+        call.set_range(wanted.range.clone())
+            .set_if_match(wanted.if_match.clone())
             .set_request_payer(self.settings.request_payer.clone())
             .set_expected_bucket_owner(self.settings.expected_owner.clone())
             .set_sse_customer_algorithm(self.settings.sse_algorithm())
             .set_sse_customer_key(self.settings.sse_key.clone())
             .set_sse_customer_key_md5(self.settings.sse_key_md5.clone())
-            .customize()
-            .interceptor(Reply { status: Arc::clone(&status), mode });
-        let output = call.send().await.sent("get", session, self)?;
-        self.to_reply(request, output, status.load(Ordering::Relaxed))
     }
 
     fn to_reply(&self, request: &GetRequest, mut output: GetObjectOutput, status: u16) -> Result<GetReply> {
@@ -168,9 +203,15 @@ fn may_refuse_the_header(error: &Error) -> bool {
 /// Adds `x-amz-checksum-mode` and notes the status. Through the SDK's own setting the SDK would verify too, and warn about every
 /// multipart object.
 #[derive(Debug)]
-struct Reply {
+pub(super) struct Reply {
     status: Arc<AtomicU16>,
     mode: ChecksumMode,
+}
+
+impl Reply {
+    pub(super) fn new(mode: ChecksumMode) -> Self {
+        Self { status: Arc::default(), mode }
+    }
 }
 
 #[aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint]

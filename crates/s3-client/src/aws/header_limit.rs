@@ -6,6 +6,7 @@
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserializationInterceptorContextRef;
+use aws_smithy_runtime_api::http::Headers;
 
 /// Names and values together. S3 allows 2 kB of user metadata and sends some twenty headers more; others allow 8 to 16 kB.
 const MAX_HEADER_BYTES: usize = 64 << 10;
@@ -31,8 +32,12 @@ impl Intercept for HeaderLimit {
         _components: &RuntimeComponents,
         _config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let headers = context.response().headers().iter_bytes();
-        let bytes = headers.map(|(name, value)| name.len() + value.len()).sum();
-        if bytes > MAX_HEADER_BYTES { Err(TooLarge(bytes).into()) } else { Ok(()) }
+        Ok(check(context.response().headers())?)
     }
+}
+
+/// Measures the headers of an answer.
+pub(super) fn check(headers: &Headers) -> Result<(), TooLarge> {
+    let bytes = headers.iter_bytes().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes > MAX_HEADER_BYTES { Err(TooLarge(bytes)) } else { Ok(()) }
 }
