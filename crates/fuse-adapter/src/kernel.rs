@@ -22,7 +22,7 @@ const PAGES_LIMIT: &str = "/proc/sys/fs/fuse/max_pages_limit";
 /// What we ask for where the kernel offers it.
 ///
 /// Not AUTO_INVAL_DATA: with it every read first asks for attributes whose time is over, and a read on a dead store would wait
-/// in that request, which cannot be killed. Pages of an older version go when the file is opened again, and when its size changes.
+/// in that request, which cannot be killed. Pages of an older version are under another inode number, where nobody looks for the new one.
 const WANTED: [InitFlags; 8] = [
     InitFlags::FUSE_ASYNC_READ,
     InitFlags::FUSE_ASYNC_DIO,

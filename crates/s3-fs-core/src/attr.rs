@@ -5,7 +5,7 @@ use std::time::Duration;
 use sluicefs_s3_client::Timestamp;
 
 /// The number of a file or directory, stable while the mount lives: the same name gives the same number again after the
-/// kernel forgot it.
+/// kernel forgot it, unless its object was replaced from outside after bytes of it were read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InodeNo(pub u64);
 

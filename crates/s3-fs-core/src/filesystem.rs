@@ -90,7 +90,8 @@ impl FileSystem {
     /// The attributes of `ino`, asked again if their time is over.
     ///
     /// # Errors
-    /// `NotFound` if the object is gone, `BadHandle` for an unknown number, `AccessDenied`, `Io`.
+    /// `NotFound` if the object is gone, `BadHandle` for an unknown number, `AccessDenied`, `Io`; `Stale` if the name has another
+    /// number by now and nobody has this one open.
     pub async fn getattr(&self, ino: InodeNo) -> Result<Entry> {
         self.tree.getattr(ino).await
     }
@@ -109,21 +110,18 @@ impl FileSystem {
     /// the first time is fetched on condition that it is what was seen.
     ///
     /// # Errors
-    /// `Stale` if its length is another than was told last: look it up again, as the kernel does by itself. Else it would read as
-    /// many bytes as it believes there are. `IsADirectory`, `NotFound`, `AccessDenied`, `Io`.
+    /// `Stale` if the name has another number by now, or its length is another than was told last: look it up again, as the kernel does
+    /// by itself. `IsADirectory`, `NotFound`, `AccessDenied`, `Io`.
     pub async fn open(&self, ino: InodeNo) -> Result<OpenedFile> {
         let key = self.tree.key("open", ino)?;
         let is_fresh = self.tree.is_fresh(ino);
         let may_be_cached = self.config.revalidate_on_open && self.files.was_delivered(ino);
+        // With another length, it would read as many bytes as it believes there are.
         if (!is_fresh || may_be_cached) && self.tree.refresh("open", ino).await? == Change::NewLength {
             return Err(Error::new(ErrorKind::Stale, "open").with_name(key.as_str()));
         }
-        let meta = self
-            .tree
-            .table
-            .known("open", ino)?
-            .meta
-            .ok_or_else(|| Error::new(ErrorKind::IsADirectory, "open"))?;
+        let current = self.tree.table.current("open", ino)?;
+        let meta = current.meta.ok_or_else(|| Error::new(ErrorKind::IsADirectory, "open"))?;
         let (handle, keep_cache) = self.files.open(ino, key, meta);
         Ok(OpenedFile { handle: self.open_files.insert(handle), keep_cache })
     }
@@ -216,12 +214,12 @@ impl FileSystem {
     /// The value of an extended attribute: see [`crate::xattr`] for their names.
     ///
     /// # Errors
-    /// `NoAttribute`, `BadHandle`, `NotFound`, `AccessDenied`, `Io`.
+    /// `NoAttribute`, `BadHandle`, `NotFound`, `AccessDenied`, `Io`; `Stale` if the name has another number by now.
     pub async fn xattr(&self, ino: InodeNo, name: &str) -> Result<Vec<u8>> {
         let missing = || Error::new(ErrorKind::NoAttribute, "getxattr").with_name(name);
         // `ls -l` asks for security labels and ACLs of every file: those never cost a request.
         let attribute = xattr::Attribute::parse(name).ok_or_else(missing)?;
-        let known = self.tree.table.known("getxattr", ino)?;
+        let known = self.tree.table.current("getxattr", ino)?;
         if known.attr.kind == FileKind::Directory {
             return Err(missing());
         }
@@ -237,9 +235,9 @@ impl FileSystem {
     /// The names of the extended attributes of `ino` that are known without a request.
     ///
     /// # Errors
-    /// `BadHandle`.
+    /// `BadHandle`; `Stale` if the name has another number by now.
     pub async fn xattr_names(&self, ino: InodeNo) -> Result<Vec<String>> {
-        let known = self.tree.table.known("listxattr", ino)?;
+        let known = self.tree.table.current("listxattr", ino)?;
         Ok(known.meta.map_or_else(Vec::new, |meta| xattr::names_of(&meta)))
     }
 

@@ -4,6 +4,7 @@
 //! asked for: those stay in listing pages. What the store says of a name is a [`Remote`].
 
 pub(crate) mod negative;
+mod replaced;
 pub(crate) mod table;
 
 use sluicefs_s3_client::{KeyPrefix, ObjectMeta};
@@ -31,6 +32,8 @@ pub(crate) struct Inode {
     pub(crate) lookups: u64,
     /// How many inodes of the table have this as their parent.
     pub(crate) children: u32,
+    /// Its name has another number by now: this one belongs to who has it open, and is of the version that they read.
+    pub(crate) is_replaced: bool,
     /// Until when what is known of it may be told without asking again.
     pub(crate) valid_until: Instant,
     /// What it is.
@@ -44,4 +47,39 @@ pub(crate) enum Node {
     Directory(KeyPrefix),
     /// A file: the object as last seen.
     File(ObjectMeta),
+}
+
+/// Knows of which versions the kernel has bytes.
+///
+/// The table asks while it is locked: an answer and what the table makes of it are one step.
+pub(crate) trait Versions: std::fmt::Debug + Send + Sync {
+    /// The object of `ino` was seen as `seen`: whether the inode may have that version under its number. If so, handles that had no
+    /// byte move on to it.
+    fn follow(&self, ino: InodeNo, seen: &ObjectMeta) -> Follow;
+
+    /// The version `written` of `ino` was written through this mount.
+    fn commit(&self, ino: InodeNo, written: &ObjectMeta);
+
+    /// The kernel has no more references to `ino`, nor pages of it.
+    fn forget(&self, ino: InodeNo);
+}
+
+/// What a version that was seen means for the inode of its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Follow {
+    /// The kernel has no bytes under this number: it may stand for any version.
+    Free,
+    /// The version seen is the one that the kernel may have bytes of.
+    Same,
+    /// The kernel has bytes of another version, which it would mix with those of this one.
+    Parts,
+}
+
+/// Whether two descriptions are of the same bytes. Without an ETag on both sides, length and time must do.
+pub(crate) fn is_same_version(a: &ObjectMeta, b: &ObjectMeta) -> bool {
+    match (&a.etag, &b.etag) {
+        (Some(x), Some(y)) => x == y && a.size == b.size,
+        // HEAD gives fractions of a second where listings do, or neither: whole seconds are what all servers agree on.
+        _ => a.size == b.size && a.last_modified.secs == b.last_modified.secs,
+    }
 }

@@ -1,8 +1,9 @@
 //! Open files: which version of an object each handle reads, and when it may move on to another.
 //!
-//! A reader never sees two versions mixed. A handle is pinned to the version it opened; once a byte of that version was
-//! delivered to anyone through this inode, the kernel's page cache may hold it, and every later read of a changed object is stale. Only while nothing was
-//! delivered may a handle follow the object to a new version, of the same length.
+//! A reader never sees two versions mixed. A handle is pinned to the version it opened. Once a byte of that version was delivered to
+//! anyone through this inode, the kernel's page cache may hold it, and the inode keeps that version for good: another one gets another
+//! inode number, and reads of this one find the old bytes or are stale. Only while nothing was delivered may an inode, and every handle
+//! of it, follow the object to a new version, of the same length.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -13,7 +14,7 @@ use sluicefs_s3_client::{ByteRange, ObjectKey, ObjectMeta};
 
 use crate::attr::InodeNo;
 use crate::error::{Error, ErrorKind, Result};
-use crate::inode::table::is_same_version;
+use crate::inode::{Follow, Versions, is_same_version};
 use crate::read::{ObjectVersion, OpenObject, ReadData, ReadEngine};
 
 /// One version of one object, for all handles of an inode.
@@ -23,7 +24,7 @@ struct Pinned {
     version: Arc<ObjectVersion>,
     /// A byte of this version went to the kernel.
     delivered: AtomicBool,
-    /// A byte of an older version went there before, and may be in its pages until a byte of this one is read.
+    /// The kernel may have bytes of the file that are not of this version, or that it wrote itself.
     follows_delivered: bool,
     /// Its reading state, while a handle has it open.
     object: Mutex<Weak<OpenObject>>,
@@ -63,7 +64,6 @@ impl OpenFiles {
         let file = files.entry(ino).or_insert_with(|| Arc::new(Shared::new(key, meta.clone())));
         let file = Arc::clone(file);
         drop(files);
-        file.supersede(&meta);
         let pinned = file.current();
         // Where the kernel has no pages there is nothing to drop, and an open that drops pages waits for all reads under way: a second
         // reader of a slow file must not. Without an ETag in the listing, equal length and time do not prove that pages are of this version.
@@ -78,20 +78,28 @@ impl OpenFiles {
 
     /// Whether the kernel may hold pages of the file: then only the store can tell whether they are still right.
     pub(crate) fn was_delivered(&self, ino: InodeNo) -> bool {
-        let file = self.files.lock().get(&ino).cloned();
-        file.is_some_and(|file| file.current().delivered.load(Ordering::Acquire))
+        self.files.lock().get(&ino).is_some_and(|file| file.current().delivered.load(Ordering::Acquire))
     }
 
-    /// The object of `ino` was seen as `meta`: if that is another version, handles of the old one are stale or move on.
-    pub(crate) fn seen(&self, ino: InodeNo, meta: &ObjectMeta) {
-        let file = self.files.lock().get(&ino).cloned();
-        if let Some(file) = file {
-            file.supersede(meta);
+    /// Whether a handle of the file is open.
+    pub(crate) fn is_open(&self, ino: InodeNo) -> bool {
+        // Each handle holds the file, as the map does, and nobody else.
+        self.files.lock().get(&ino).is_some_and(|file| Arc::strong_count(file) > 1)
+    }
+}
+
+impl Versions for OpenFiles {
+    fn follow(&self, ino: InodeNo, seen: &ObjectMeta) -> Follow {
+        self.files.lock().get(&ino).map_or(Follow::Free, |file| file.follow(seen))
+    }
+
+    fn commit(&self, ino: InodeNo, written: &ObjectMeta) {
+        if let Some(file) = self.files.lock().get(&ino) {
+            file.commit(written);
         }
     }
 
-    /// The kernel has no more references to `ino`, nor pages of it.
-    pub(crate) fn forget(&self, ino: InodeNo) {
+    fn forget(&self, ino: InodeNo) {
         self.files.lock().remove(&ino);
     }
 }
@@ -106,11 +114,23 @@ impl Shared {
         Arc::clone(&self.current.lock())
     }
 
-    fn supersede(&self, meta: &ObjectMeta) {
+    /// Moves on to the version `seen`, unless the kernel has bytes of another one.
+    fn follow(&self, seen: &ObjectMeta) -> Follow {
         let mut current = self.current.lock();
-        if !current.is_of(meta) {
-            let follows = current.follows_delivered || current.delivered.load(Ordering::Acquire);
-            *current = Arc::new(Pinned::new(self.key.clone(), meta.clone(), follows));
+        if current.is_of(seen) {
+            return Follow::Same;
+        }
+        if current.follows_delivered || current.delivered.load(Ordering::Acquire) {
+            return Follow::Parts;
+        }
+        *current = Arc::new(Pinned::new(self.key.clone(), seen.clone(), false));
+        Follow::Free
+    }
+
+    fn commit(&self, written: &ObjectMeta) {
+        let mut current = self.current.lock();
+        if !current.is_of(written) {
+            *current = Arc::new(Pinned::new(self.key.clone(), written.clone(), true));
         }
     }
 

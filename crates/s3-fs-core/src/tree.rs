@@ -18,7 +18,7 @@ use crate::config::FsConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::inode::Remote;
 use crate::inode::negative::NegativeCache;
-use crate::inode::table::{Change, InodeTable};
+use crate::inode::table::{Change, InodeTable, Known};
 use crate::listing::cache::ListingCache;
 use crate::listing::merge::Hidden;
 use crate::listing::{At, Fragment, Listing, Named, OnHidden};
@@ -59,7 +59,7 @@ impl Tree {
         let on_hidden = report_once(Arc::clone(&bucket.identity().name));
         Self {
             bucket,
-            table: InodeTable::new(config),
+            table: InodeTable::new(config, Arc::clone(&files) as _),
             negative: NegativeCache::default(),
             listings: Arc::default(),
             files,
@@ -143,9 +143,7 @@ impl Tree {
 
     /// Takes back `count` lookups of `ino`.
     pub(crate) fn forget(&self, ino: InodeNo, count: u64) {
-        for gone in self.table.forget(ino, count) {
-            self.files.forget(gone);
-        }
+        self.table.forget(ino, count);
     }
 
     // === Attributes ===
@@ -158,18 +156,33 @@ impl Tree {
             // A directory's attributes never change, and its absence shows when it is looked up or read.
             return Ok(Entry { attr: known.attr, ttl: self.ttl });
         }
+        if known.is_replaced {
+            return self.replaced(&known);
+        }
         if known.valid_until > now {
             return Ok(Entry { attr: known.attr, ttl: known.valid_until - now });
         }
         if let Some((seen, Some(Named { remote: Remote::File(meta), .. }))) =
             self.listings.find(known.parent, &known.name, now, self.ttl)
         {
-            self.take(ino, meta, seen);
+            self.take(ino, &meta, seen);
         } else {
             self.refresh("getattr", ino).await?;
         }
         let known = self.table.known("getattr", ino)?;
+        if known.is_replaced {
+            return self.replaced(&known);
+        }
         Ok(Entry { attr: known.attr, ttl: known.valid_until.saturating_duration_since(now) })
+    }
+
+    /// The attributes of a file whose name has another number by now. Who has it open sees what it was; who came by its name must look
+    /// that up again, and nothing tells us which of them asks.
+    fn replaced(&self, known: &Known) -> Result<Entry> {
+        if self.files.is_open(known.attr.ino) {
+            return Ok(Entry { attr: known.attr, ttl: Duration::ZERO });
+        }
+        Err(Error::new(ErrorKind::Stale, "getattr").with_name(&known.name))
     }
 
     /// Whether what is known of `ino` may be told without asking.
@@ -178,11 +191,16 @@ impl Tree {
     }
 
     /// Asks the store for the file `ino` by HEAD; returns whether it has another version than before.
+    ///
+    /// Makes no request for a number that its name no longer has.
     pub(crate) async fn refresh(&self, operation: &'static str, ino: InodeNo) -> Result<Change> {
+        if self.table.known(operation, ino)?.is_replaced {
+            return Ok(Change::Replaced);
+        }
         let key = self.key(operation, ino)?;
         let at = Instant::now();
         match self.bucket.head(&key).await {
-            Ok(head) => Ok(self.take(ino, head.meta, at)),
+            Ok(head) => Ok(self.take(ino, &head.meta, at)),
             Err(error) => {
                 self.table.expire(ino, at);
                 Err(Error::from_store(operation, error).with_name(key.as_str()))
@@ -190,13 +208,9 @@ impl Tree {
         }
     }
 
-    /// Takes the description of the file `ino`, `seen` then, into the table and to open files, unless newer is known.
-    fn take(&self, ino: InodeNo, meta: ObjectMeta, seen: Instant) -> Change {
-        let change = self.table.refresh(ino, meta.clone(), seen + self.ttl);
-        if change != Change::Outdated {
-            self.files.seen(ino, &meta);
-        }
-        change
+    /// Takes the description of the file `ino`, `seen` then, unless newer is known.
+    fn take(&self, ino: InodeNo, meta: &ObjectMeta, seen: Instant) -> Change {
+        self.table.refresh(ino, meta, seen + self.ttl)
     }
 
     /// The key of the file `ino`.
@@ -328,7 +342,7 @@ impl Tree {
         }
     }
 
-    /// Takes the store's word, `seen` then, on a name, into the table and to open files.
+    /// Takes the store's word, `seen` then, on a name.
     fn apply(
         &self,
         parent: InodeNo,
@@ -337,17 +351,7 @@ impl Tree {
         seen: Instant,
         accept: impl FnOnce(Entry) -> bool,
     ) -> Result<bool> {
-        let mut ino = None;
-        let (accepted, change) =
-            self.table.apply((parent, name), remote, (Instant::now(), seen + self.ttl), |entry| {
-                ino = Some(entry.attr.ino);
-                accept(entry)
-            })?;
-        if let (Change::NewVersion | Change::NewLength, Some(ino), Remote::File(meta)) = (change, ino, remote)
-        {
-            self.files.seen(ino, meta);
-        }
-        Ok(accepted)
+        self.table.apply((parent, name), remote, (Instant::now(), seen + self.ttl), accept)
     }
 }
 

@@ -14,4 +14,5 @@ mod reading;
 mod server;
 mod stuck;
 mod support;
+mod versions;
 mod xattrs;

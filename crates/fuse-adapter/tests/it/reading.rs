@@ -5,13 +5,12 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use sluicefs_core::{FsConfig, Ttl};
+use sluicefs_core::FsConfig;
 use sluicefs_s3_client::ByteRange;
 use sluicefs_s3_client::testing::memory::{Content, MemoryBucket, pattern};
 
-use crate::support::{Gate, TestMount, bucket};
+use crate::support::{Gate, TestMount, bucket, doubtful};
 
 const LEN: u64 = (5 << 20) + 123;
 
@@ -19,15 +18,6 @@ fn model() -> MemoryBucket {
     let bucket = bucket(&[("small.txt", "hello"), ("dir/empty", "")]);
     bucket.put("model.bin", Content::Pattern { seed: 7, len: LEN });
     bucket
-}
-
-/// A mount where nothing is believed, so that every look shows the bucket as it is.
-fn doubtful() -> FsConfig {
-    FsConfig {
-        metadata_ttl: Ttl::For(Duration::ZERO),
-        negative_ttl: Ttl::For(Duration::ZERO),
-        ..FsConfig::default()
-    }
 }
 
 #[test]
@@ -121,55 +111,4 @@ fn pages_of_the_same_version_are_kept_from_open_to_open() {
     assert!(fetched > 0);
     assert!(fs::read(mount.join("model.bin")).unwrap() == first);
     assert_eq!(gate.gets.load(Ordering::Relaxed), fetched, "the second reader went to the store");
-}
-
-#[test]
-fn the_next_open_sees_the_new_version() {
-    let store = model();
-    let mount = TestMount::new(Arc::new(store.clone()), doubtful());
-    for content in ["first", "other", "longer than before", "short"] {
-        store.put("small.txt", content);
-        assert_eq!(fs::read_to_string(mount.join("small.txt")).unwrap(), content);
-    }
-}
-
-#[test]
-fn an_object_that_shrank_is_never_filled_with_zeros() {
-    let store = model();
-    store.put("file", vec![1; 100_000]);
-    let mount = TestMount::new(
-        Arc::new(store.clone()),
-        FsConfig { metadata_ttl: Ttl::Forever, ..FsConfig::default() },
-    );
-    let file = File::open(mount.join("file")).unwrap();
-    store.put("file", vec![2; 1000]);
-    let mut buffer = vec![0; 65_536];
-    let error = file.read_at(&mut buffer, 0).unwrap_err();
-    assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::STALE.raw_os_error()));
-    assert_eq!(fs::read(mount.join("file")).unwrap(), vec![2; 1000]);
-}
-
-#[test]
-fn a_reader_never_gets_two_versions() {
-    let store = model();
-    let mount = TestMount::new(Arc::new(store.clone()), doubtful());
-    let file = File::open(mount.join("model.bin")).unwrap();
-    let mut buffer = vec![0; 4096];
-    file.read_exact_at(&mut buffer, 0).unwrap();
-    store.put("model.bin", Content::Pattern { seed: 8, len: LEN + 5000 });
-    // Shows the kernel the new size.
-    assert_eq!(fs::metadata(mount.join("model.bin")).unwrap().len(), LEN + 5000);
-    let old = pattern(7, ByteRange::new(0, LEN));
-    for offset in [0, 4096, LEN - 100, LEN, LEN + 1000] {
-        let mut buffer = vec![0; 4096];
-        match file.read_at(&mut buffer, offset) {
-            Ok(got) => {
-                let expected = &old[offset.min(LEN) as usize..(offset + got as u64).min(LEN) as usize];
-                assert_eq!(&buffer[..got], expected, "{offset}: bytes that the open version does not have");
-            }
-            Err(error) => {
-                assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::STALE.raw_os_error()), "{offset}")
-            }
-        }
-    }
 }

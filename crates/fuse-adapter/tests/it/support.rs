@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use sluicefs_core::{FileSystem, FsConfig};
+use sluicefs_core::{FileSystem, FsConfig, Ttl};
 use sluicefs_fuse::{MountConfig, MountedSession, mount};
 use sluicefs_s3_client::testing::memory::MemoryBucket;
 use sluicefs_s3_client::{
@@ -78,6 +78,12 @@ impl Drop for TestMount {
             runtime.shutdown_background();
         }
     }
+}
+
+/// A mount where nothing is believed, so that every look shows the bucket as it is.
+pub(crate) fn doubtful() -> FsConfig {
+    let ttl = Ttl::For(Duration::ZERO);
+    FsConfig { metadata_ttl: ttl, negative_ttl: ttl, ..FsConfig::default() }
 }
 
 /// A runtime for a mount.

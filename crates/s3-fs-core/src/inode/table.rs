@@ -1,9 +1,11 @@
 //! The inodes of a mount: number to inode, name to number, and the only place where lookup counts change.
 //!
 //! A number is a hash of the parent's number, the name and the kind, so that a name keeps its number after the kernel forgot it
-//! and a file that becomes a directory gets another, without remembering either.
+//! and a file that becomes a directory gets another, without remembering either. The kernel keeps pages by number: a file that was
+//! replaced from outside while it has bytes of it gets a further number, and the old one stays with those who read the old version.
 
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
@@ -11,7 +13,8 @@ use rustc_hash::FxHashMap;
 use sluicefs_s3_client::{KeyPrefix, ObjectMeta};
 use tokio::time::Instant;
 
-use super::{Inode, Node, Remote};
+use super::replaced::{Replaced, Successor};
+use super::{Follow, Inode, Node, Remote, Versions, is_same_version};
 use crate::attr::{Attr, Entry, FileKind, InodeNo};
 use crate::clock;
 use crate::config::FsConfig;
@@ -21,11 +24,20 @@ use crate::path;
 /// All inodes of a mount.
 #[derive(Debug)]
 pub(crate) struct InodeTable {
-    /// Boxed: a hash table is half empty on average, and an inode is an eighth of a kilobyte.
-    inodes: RwLock<FxHashMap<InodeNo, Box<Inode>>>,
+    state: RwLock<State>,
     /// Seeded anew for each mount: numbers cannot be made to collide from outside.
     numbers: RandomState,
+    versions: Arc<dyn Versions>,
     look: Look,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Boxed: a hash table is half empty on average, and an inode is an eighth of a kilobyte.
+    inodes: FxHashMap<InodeNo, Box<Inode>>,
+    replaced: Replaced,
+    /// How many further numbers were given: none is given twice.
+    further: u64,
 }
 
 /// What all inodes have in common in the eyes of `stat`.
@@ -48,6 +60,8 @@ pub(crate) struct Known {
     pub(crate) name: Box<str>,
     /// The object, if it is a file.
     pub(crate) meta: Option<ObjectMeta>,
+    /// The name has another number by now; this is what its former owner was.
+    pub(crate) is_replaced: bool,
 }
 
 /// What applying the store's word to the table changed.
@@ -59,20 +73,16 @@ pub(crate) enum Change {
     NewVersion,
     /// The file has another version of another length, of which the kernel does not know yet.
     NewLength,
+    /// The name has another version, and another number with it: this inode stays as it was, for those who have it open.
+    Replaced,
     /// Nothing: it was seen before what is known.
     Outdated,
 }
 
 impl InodeTable {
-    pub(crate) fn new(config: &FsConfig) -> Self {
-        let root = Inode {
-            parent: InodeNo::ROOT,
-            name: Box::from(""),
-            lookups: 1,
-            children: 0,
-            valid_until: Instant::now(),
-            node: Node::Directory(config.prefix.clone()),
-        };
+    pub(crate) fn new(config: &FsConfig, versions: Arc<dyn Versions>) -> Self {
+        let mut root = Inode::new(InodeNo::ROOT, "", Node::Directory(config.prefix.clone()), Instant::now());
+        root.lookups = 1;
         let look = Look {
             uid: config.uid,
             gid: config.gid,
@@ -80,17 +90,15 @@ impl InodeTable {
             dir_mode: config.dir_mode,
             started: clock::now(),
         };
-        Self {
-            inodes: RwLock::new(FxHashMap::from_iter([(InodeNo::ROOT, Box::new(root))])),
-            numbers: RandomState::new(),
-            look,
-        }
+        let inodes = FxHashMap::from_iter([(InodeNo::ROOT, root)]);
+        let state = State { inodes, replaced: Replaced::default(), further: 0 };
+        Self { state: RwLock::new(state), numbers: RandomState::new(), versions, look }
     }
 
     /// What is known of `ino`.
     pub(crate) fn known(&self, operation: &'static str, ino: InodeNo) -> Result<Known> {
-        let inodes = self.inodes.read();
-        let inode = inodes.get(&ino).ok_or_else(|| Error::new(ErrorKind::BadHandle, operation))?;
+        let state = self.state.read();
+        let inode = state.inodes.get(&ino).ok_or_else(|| Error::new(ErrorKind::BadHandle, operation))?;
         let meta = match &inode.node {
             Node::Directory(_) => None,
             Node::File(meta) => Some(meta.clone()),
@@ -102,12 +110,25 @@ impl InodeTable {
             parent: inode.parent,
             name: inode.name.clone(),
             meta,
+            is_replaced: inode.is_replaced,
         })
+    }
+
+    /// What is known of `ino` as long as it is what its name stands for.
+    ///
+    /// # Errors
+    /// `Stale` if the name has another number by now: look it up again.
+    pub(crate) fn current(&self, operation: &'static str, ino: InodeNo) -> Result<Known> {
+        let known = self.known(operation, ino)?;
+        if known.is_replaced {
+            return Err(Error::new(ErrorKind::Stale, operation).with_name(&known.name));
+        }
+        Ok(known)
     }
 
     /// The keys' beginning in the directory `ino`.
     pub(crate) fn directory(&self, operation: &'static str, ino: InodeNo) -> Result<KeyPrefix> {
-        match self.inodes.read().get(&ino).map(|inode| &inode.node) {
+        match self.state.read().inodes.get(&ino).map(|inode| &inode.node) {
             Some(Node::Directory(prefix)) => Ok(prefix.clone()),
             Some(Node::File(_)) => Err(Error::new(ErrorKind::NotADirectory, operation)),
             None => Err(Error::new(ErrorKind::BadHandle, operation)),
@@ -116,16 +137,28 @@ impl InodeTable {
 
     /// Looks `name` up among what is known and still believed at `now`, and counts the lookup.
     pub(crate) fn lookup_fresh(&self, parent: InodeNo, name: &str, now: Instant) -> Option<Entry> {
-        let mut inodes = self.inodes.write();
+        let mut state = self.state.write();
         // A directory shadows a file of its name.
         for kind in [FileKind::Directory, FileKind::File] {
-            let ino = self.number(&inodes, parent, name, kind);
-            if let Some(inode) = inodes.get_mut(&ino).filter(|inode| inode.valid_until > now) {
+            let ino = self.number(&state, parent, name, kind);
+            if let Some(inode) = state.inodes.get_mut(&ino).filter(|inode| inode.valid_until > now) {
                 inode.lookups += 1;
                 return Some(self.look.entry(ino, inode, now));
             }
         }
-        None
+        // The name was given another number, and nobody has looked it up since.
+        let first = self.first_number(parent, name, FileKind::File);
+        let successor = state.replaced.get(first).filter(|successor| successor.valid_until > now)?;
+        let ino = successor.ino;
+        if state.inodes.contains_key(&ino) || !state.inodes.contains_key(&parent) {
+            return None;
+        }
+        let node = Node::File(successor.meta.clone());
+        let mut inode = Inode::new(parent, name, node, successor.valid_until);
+        inode.lookups = 1;
+        let entry = self.look.entry(ino, &inode, now);
+        state.insert(ino, inode);
+        Some(entry)
     }
 
     /// What a listing's entry looks like, whether or not the table has it.
@@ -139,156 +172,266 @@ impl InodeTable {
 
     /// The number that `name` has or would have.
     pub(crate) fn number_of(&self, parent: InodeNo, name: &str, kind: FileKind) -> InodeNo {
-        self.number(&self.inodes.read(), parent, name, kind)
+        self.number(&self.state.read(), parent, name, kind)
     }
 
     /// Takes the store's word on `name` and offers the entry to `accept`; if it takes it, that counts as a lookup.
     ///
-    /// `accept` must not call the table. Returns whether it accepted, and what changed.
+    /// `accept` must not call the table. Returns whether it accepted.
     pub(crate) fn apply(
         &self,
         (parent, name): (InodeNo, &str),
         remote: &Remote,
         (now, valid_until): (Instant, Instant),
         accept: impl FnOnce(Entry) -> bool,
-    ) -> Result<(bool, Change)> {
-        let mut inodes = self.inodes.write();
-        let Some(Node::Directory(prefix)) = inodes.get(&parent).map(|inode| &inode.node) else {
+    ) -> Result<bool> {
+        let mut state = self.state.write();
+        if !state.inodes.contains_key(&parent) {
             return Err(Error::new(ErrorKind::BadHandle, "lookup"));
-        };
-        let node = match remote {
-            Remote::Directory => Node::Directory(path::directory_prefix(prefix, name)),
-            Remote::File(meta) => Node::File(meta.clone()),
-        };
-        let ino = self.number(&inodes, parent, name, kind_of(&node));
-        let other = self.number(&inodes, parent, name, other_kind(kind_of(&node)));
-        if let Some(replaced) = inodes.get_mut(&other) {
-            // The name stands for something else now; nothing known of its former owner may answer for it.
-            replaced.valid_until = now;
         }
-        let mut change = Change::None;
-        let mut fresh = None;
-        let inode = match inodes.get_mut(&ino) {
-            Some(inode) => {
-                change = inode.take(node, valid_until);
-                inode
-            }
-            None => fresh.insert(Box::new(Inode {
-                parent,
-                name: Box::from(name),
-                lookups: 0,
-                children: 0,
-                valid_until,
-                node,
-            })),
+        let kind = remote.kind();
+        let other = self.number(&state, parent, name, other_kind(kind));
+        if let Some(shadowed) = state.inodes.get_mut(&other) {
+            // The name stands for something else now; nothing known of its former owner may answer for it.
+            shadowed.valid_until = now;
+        }
+        let mut ino = self.number(&state, parent, name, kind);
+        let change = match state.inodes.get_mut(&ino) {
+            Some(inode) => inode.take(ino, remote.meta(), valid_until, &*self.versions),
+            None => Change::None,
+        };
+        if let (Change::Replaced, Some(meta)) = (change, remote.meta()) {
+            ino = self.renumber(&mut state, (parent, name), meta, valid_until);
+        }
+        let mut new = None;
+        let inode = match state.inodes.get_mut(&ino) {
+            Some(inode) => inode,
+            None => new.insert(self.new_inode(&state, (ino, parent, name), remote, valid_until)?),
         };
         let accepted = accept(self.look.entry(ino, inode, now));
         inode.lookups += u64::from(accepted);
-        if let (Some(inode), true) = (fresh, accepted) {
-            inodes.insert(ino, inode);
-            if let Some(parent) = inodes.get_mut(&parent) {
-                parent.children += 1;
-            }
+        if let (Some(inode), true) = (new, accepted) {
+            state.insert(ino, inode);
         }
-        Ok((accepted, change))
+        Ok(accepted)
     }
 
-    /// Takes a newer description of the file `ino`, if it is still known.
-    pub(crate) fn refresh(&self, ino: InodeNo, meta: ObjectMeta, valid_until: Instant) -> Change {
-        self.inodes
-            .write()
-            .get_mut(&ino)
-            .map_or(Change::None, |inode| inode.take(Node::File(meta), valid_until))
+    /// Takes a newer description of the file `ino` from the store, if it is still known.
+    pub(crate) fn refresh(&self, ino: InodeNo, meta: &ObjectMeta, valid_until: Instant) -> Change {
+        let mut state = self.state.write();
+        let Some(inode) = state.inodes.get_mut(&ino) else { return Change::None };
+        if inode.is_replaced {
+            return Change::Replaced;
+        }
+        let change = inode.take(ino, Some(meta), valid_until, &*self.versions);
+        if change == Change::Replaced {
+            let (parent, name) = (inode.parent, inode.name.clone());
+            self.renumber(&mut state, (parent, &name), meta, valid_until);
+        }
+        change
+    }
+
+    /// The file `ino` has the version `meta` from now on, as it was written through it: it keeps its number, and its name stands for it.
+    #[allow(dead_code, reason = "for whoever writes; reading alone does not commit")]
+    pub(crate) fn commit(&self, ino: InodeNo, meta: ObjectMeta, valid_until: Instant) {
+        let mut state = self.state.write();
+        let Some(inode) = state.inodes.get(&ino) else { return };
+        let (parent, name) = (inode.parent, inode.name.clone());
+        let current = self.number(&state, parent, &name, FileKind::File);
+        if current != ino {
+            if let Some(other) = state.inodes.get_mut(&current) {
+                other.is_replaced = true;
+            }
+            let first = self.first_number(parent, &name, FileKind::File);
+            state.replaced.insert(first, Successor { ino, meta: meta.clone(), valid_until });
+        }
+        self.versions.commit(ino, &meta);
+        if let Some(inode) = state.inodes.get_mut(&ino) {
+            inode.is_replaced = false;
+            inode.node = Node::File(meta);
+            inode.valid_until = valid_until;
+        }
     }
 
     /// Nothing known of `ino` may be told any more without asking.
     pub(crate) fn expire(&self, ino: InodeNo, now: Instant) {
-        if let Some(inode) = self.inodes.write().get_mut(&ino) {
+        if let Some(inode) = self.state.write().inodes.get_mut(&ino) {
             inode.valid_until = now;
         }
     }
 
-    /// Takes back `count` lookups; returns the numbers that nobody knows any more.
-    pub(crate) fn forget(&self, ino: InodeNo, count: u64) -> Vec<InodeNo> {
-        let mut inodes = self.inodes.write();
+    /// Takes back `count` lookups; what nobody knows any more is gone.
+    pub(crate) fn forget(&self, ino: InodeNo, count: u64) {
+        let mut state = self.state.write();
+        let inodes = &mut state.inodes;
         if let Some(inode) = inodes.get_mut(&ino) {
             inode.lookups = inode.lookups.saturating_sub(count);
         }
-        let mut gone = Vec::new();
         let mut next = ino;
         // A directory stays while an inode below it needs its prefix.
         while next != InodeNo::ROOT
             && inodes.get(&next).is_some_and(|inode| inode.lookups == 0 && inode.children == 0)
         {
             let parent = inodes.remove(&next).expect("just seen").parent;
-            gone.push(next);
+            self.versions.forget(next);
             if let Some(inode) = inodes.get_mut(&parent) {
                 inode.children -= 1;
             }
             next = parent;
         }
-        gone
     }
 
     /// How many inodes there are, the root included.
     pub(crate) fn len(&self) -> usize {
-        self.inodes.read().len()
+        self.state.read().inodes.len()
     }
 
-    fn number(
-        &self,
-        inodes: &FxHashMap<InodeNo, Box<Inode>>,
-        parent: InodeNo,
-        name: &str,
-        kind: FileKind,
-    ) -> InodeNo {
-        let mut number = self.numbers.hash_one((parent.0, name, kind == FileKind::Directory));
+    /// The number that `name` has or would have.
+    fn number(&self, state: &State, parent: InodeNo, name: &str, kind: FileKind) -> InodeNo {
+        let first = self.first_number(parent, name, kind);
+        let mut number = state.replaced.get(first).map_or(first, |successor| successor.ino).0;
         loop {
             // 0 means "no inode" to FUSE, 1 is the root.
             if number > InodeNo::ROOT.0 {
                 let ino = InodeNo(number);
-                match inodes.get(&ino) {
-                    Some(i) if i.parent != parent || *i.name != *name || kind_of(&i.node) != kind => {}
+                match state.inodes.get(&ino) {
+                    Some(i)
+                        if i.is_replaced
+                            || i.parent != parent
+                            || *i.name != *name
+                            || i.node.kind() != kind => {}
                     _ => return ino,
                 }
             }
             number = number.wrapping_add(1);
         }
     }
+
+    /// The number of `name` until it is replaced, if no other name has it.
+    fn first_number(&self, parent: InodeNo, name: &str, kind: FileKind) -> InodeNo {
+        InodeNo(self.numbers.hash_one((parent.0, name, kind == FileKind::Directory)))
+    }
+
+    /// Gives the file `name` a further number, for another version of its object.
+    fn renumber(
+        &self,
+        state: &mut State,
+        (parent, name): (InodeNo, &str),
+        meta: &ObjectMeta,
+        valid_until: Instant,
+    ) -> InodeNo {
+        let first = self.first_number(parent, name, FileKind::File);
+        let ino = loop {
+            state.further += 1;
+            let ino = InodeNo(self.numbers.hash_one((first.0, state.further)));
+            if ino > InodeNo::ROOT && !state.inodes.contains_key(&ino) {
+                break ino;
+            }
+        };
+        state.replaced.insert(first, Successor { ino, meta: meta.clone(), valid_until });
+        ino
+    }
+
+    /// An inode for `name`, which the table does not have.
+    fn new_inode(
+        &self,
+        state: &State,
+        (ino, parent, name): (InodeNo, InodeNo, &str),
+        remote: &Remote,
+        valid_until: Instant,
+    ) -> Result<Box<Inode>> {
+        let Some(Node::Directory(prefix)) = state.inodes.get(&parent).map(|parent| &parent.node) else {
+            return Err(Error::new(ErrorKind::BadHandle, "lookup"));
+        };
+        let (node, valid_until) = match remote {
+            Remote::Directory => (Node::Directory(path::directory_prefix(prefix, name)), valid_until),
+            Remote::File(meta) => {
+                // What was seen when the number was given may be newer.
+                let first = self.first_number(parent, name, FileKind::File);
+                let newer = state.replaced.get(first).filter(|s| s.ino == ino && s.valid_until > valid_until);
+                let (meta, valid_until) = newer.map_or((meta, valid_until), |s| (&s.meta, s.valid_until));
+                (Node::File(meta.clone()), valid_until)
+            }
+        };
+        Ok(Inode::new(parent, name, node, valid_until))
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn insert(&mut self, ino: InodeNo, inode: Box<Inode>) {
+        if let Some(parent) = self.inodes.get_mut(&inode.parent) {
+            parent.children += 1;
+        }
+        self.inodes.insert(ino, inode);
+    }
 }
 
 // === impl Inode ===
 
 impl Inode {
-    fn take(&mut self, node: Node, valid_until: Instant) -> Change {
+    fn new(parent: InodeNo, name: &str, node: Node, valid_until: Instant) -> Box<Self> {
+        let name = Box::from(name);
+        Box::new(Self { parent, name, lookups: 0, children: 0, is_replaced: false, valid_until, node })
+    }
+
+    /// Takes the store's word on the inode `ino`, the file `seen` or a directory, unless its name needs another number for that.
+    fn take(
+        &mut self,
+        ino: InodeNo,
+        seen: Option<&ObjectMeta>,
+        valid_until: Instant,
+        versions: &dyn Versions,
+    ) -> Change {
         if valid_until < self.valid_until {
             // Told later, but seen earlier than what is known.
             return Change::Outdated;
         }
-        let change = match (&self.node, &node) {
-            (Node::File(old), Node::File(new)) if old.size != new.size => Change::NewLength,
-            (Node::File(old), Node::File(new)) if !is_same_version(old, new) => Change::NewVersion,
-            _ => Change::None,
-        };
-        self.node = node;
+        let mut change = Change::None;
+        if let (Node::File(known), Some(seen)) = (&mut self.node, seen) {
+            change = match versions.follow(ino, seen) {
+                Follow::Parts => {
+                    self.is_replaced = true;
+                    return Change::Replaced;
+                }
+                Follow::Free if known.size != seen.size => Change::NewLength,
+                Follow::Free if !is_same_version(known, seen) => Change::NewVersion,
+                Follow::Free | Follow::Same => Change::None,
+            };
+            *known = seen.clone();
+        }
         self.valid_until = valid_until;
         change
     }
 }
 
-/// Whether two descriptions are of the same bytes. Without an ETag on both sides, length and time must do.
-pub(crate) fn is_same_version(a: &ObjectMeta, b: &ObjectMeta) -> bool {
-    match (&a.etag, &b.etag) {
-        (Some(x), Some(y)) => x == y && a.size == b.size,
-        // HEAD gives fractions of a second where listings do, or neither: whole seconds are what all servers agree on.
-        _ => a.size == b.size && a.last_modified.secs == b.last_modified.secs,
+// === impl Remote ===
+
+impl Remote {
+    fn kind(&self) -> FileKind {
+        match self {
+            Self::Directory => FileKind::Directory,
+            Self::File(_) => FileKind::File,
+        }
+    }
+
+    fn meta(&self) -> Option<&ObjectMeta> {
+        match self {
+            Self::Directory => None,
+            Self::File(meta) => Some(meta),
+        }
     }
 }
 
-fn kind_of(node: &Node) -> FileKind {
-    match node {
-        Node::Directory(_) => FileKind::Directory,
-        Node::File(_) => FileKind::File,
+// === impl Node ===
+
+impl Node {
+    fn kind(&self) -> FileKind {
+        match self {
+            Self::Directory(_) => FileKind::Directory,
+            Self::File(_) => FileKind::File,
+        }
     }
 }
 
@@ -318,3 +461,6 @@ impl Look {
         Entry { attr: self.attr(ino, meta), ttl: inode.valid_until.saturating_duration_since(now) }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use sluicefs_core::{DirMode, ErrorKind, FileKind, FileSystem, InodeNo};
+use sluicefs_core::{DirMode, ErrorKind, FileKind, FileSystem, HandleId, InodeNo};
 
 use crate::recorder::{Recorder, content, names, walk};
 
@@ -17,6 +17,7 @@ enum Op {
     Remove(String),
     Stat(String),
     Read(String),
+    Hold(String),
     List(String),
     Forget(String),
     PassTime(u64),
@@ -35,6 +36,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => key().prop_map(Op::Remove),
         3 => key().prop_map(Op::Stat),
         3 => key().prop_map(Op::Read),
+        2 => key().prop_map(Op::Hold),
         2 => key().prop_map(Op::List),
         1 => key().prop_map(Op::Forget),
         1 => (0..1500u64).prop_map(Op::PassTime),
@@ -93,7 +95,50 @@ async fn compare(fs: &FileSystem, model: &Model) {
     }
 }
 
-async fn step(fs: &FileSystem, bucket: &Recorder, keys: &mut BTreeMap<String, Vec<u8>>, op: &Op) {
+/// What the kernel was given: it keeps pages by number, and handles that stay open.
+#[derive(Debug, Default)]
+struct Kernel {
+    pages: BTreeMap<InodeNo, String>,
+    held: Vec<(HandleId, InodeNo)>,
+}
+
+impl Kernel {
+    /// Reads through `handle`, and notes what came.
+    async fn read(
+        &mut self,
+        fs: &FileSystem,
+        handle: HandleId,
+        ino: InodeNo,
+    ) -> sluicefs_core::Result<String> {
+        let read = content(fs, handle).await?;
+        let page = self.pages.entry(ino).or_insert_with(|| read.clone());
+        assert_eq!(*page, read, "two versions under the number {ino:?}");
+        Ok(read)
+    }
+
+    /// Handles that were opened long ago read what they read first, or nothing.
+    async fn read_held(&mut self, fs: &FileSystem) {
+        for (handle, ino) in self.held.clone() {
+            if let Err(error) = self.read(fs, handle, ino).await {
+                assert_eq!(error.kind(), ErrorKind::Stale, "{error}");
+            }
+        }
+    }
+
+    fn forget(&mut self, fs: &FileSystem, ino: InodeNo) {
+        if ino != InodeNo::ROOT && self.held.iter().all(|(_, held)| *held != ino) {
+            self.pages.remove(&ino);
+            fs.forget(ino, 1_000_000);
+        }
+    }
+}
+
+async fn step(
+    fs: &FileSystem,
+    bucket: &Recorder,
+    (keys, kernel): (&mut BTreeMap<String, Vec<u8>>, &mut Kernel),
+    op: &Op,
+) {
     let settle = || tokio::time::advance(Duration::from_secs(2));
     match op {
         Op::Put(key, byte) => {
@@ -109,7 +154,17 @@ async fn step(fs: &FileSystem, bucket: &Recorder, keys: &mut BTreeMap<String, Ve
         }
         Op::PassTime(ms) => tokio::time::advance(Duration::from_millis(*ms)).await,
         Op::Stat(path) => check_stat(fs, &Model::of(keys), path.trim_end_matches('/')).await,
-        Op::Read(path) => check_read(fs, &Model::of(keys), path.trim_end_matches('/')).await,
+        Op::Read(path) => {
+            if let Some((handle, _)) =
+                check_read(fs, &Model::of(keys), kernel, path.trim_end_matches('/')).await
+            {
+                fs.release(handle);
+            }
+        }
+        Op::Hold(path) => {
+            let opened = check_read(fs, &Model::of(keys), kernel, path.trim_end_matches('/')).await;
+            kernel.held.extend(opened);
+        }
         Op::List(path) => {
             let model = Model::of(keys);
             let path = path.trim_end_matches('/');
@@ -121,10 +176,8 @@ async fn step(fs: &FileSystem, bucket: &Recorder, keys: &mut BTreeMap<String, Ve
             }
         }
         Op::Forget(path) => {
-            if let Ok(entry) = walk(fs, path.trim_end_matches('/')).await
-                && entry.attr.ino != InodeNo::ROOT
-            {
-                fs.forget(entry.attr.ino, 1_000_000);
+            if let Ok(entry) = walk(fs, path.trim_end_matches('/')).await {
+                kernel.forget(fs, entry.attr.ino);
             }
         }
     }
@@ -147,13 +200,27 @@ async fn check_stat(fs: &FileSystem, model: &Model, path: &str) {
     }
 }
 
-async fn check_read(fs: &FileSystem, model: &Model, path: &str) {
-    let Some(expected) = model.files.get(path) else { return };
-    let ino = walk(fs, path).await.unwrap().attr.ino;
-    let handle = fs.open(ino).await.unwrap().handle;
-    let read = content(fs, handle).await.unwrap();
-    fs.release(handle);
+/// Opens a file and reads it; the handle, still open, if there is such a file.
+async fn check_read(
+    fs: &FileSystem,
+    model: &Model,
+    kernel: &mut Kernel,
+    path: &str,
+) -> Option<(HandleId, InodeNo)> {
+    let expected = model.files.get(path)?;
+    let mut ino = walk(fs, path).await.unwrap().attr.ino;
+    let opened = match fs.open(ino).await {
+        Err(error) if error.kind() == ErrorKind::Stale => {
+            // As the kernel does.
+            ino = walk(fs, path).await.unwrap().attr.ino;
+            fs.open(ino).await
+        }
+        opened => opened,
+    };
+    let handle = opened.unwrap().handle;
+    let read = kernel.read(fs, handle, ino).await.unwrap();
     assert_eq!(read.as_bytes(), String::from_utf8_lossy(expected).as_bytes(), "{path}");
+    Some((handle, ino))
 }
 
 proptest! {
@@ -165,10 +232,11 @@ proptest! {
         runtime.block_on(async {
             let bucket = Recorder::new(&[]);
             let fs = bucket.mount();
-            let mut keys = BTreeMap::new();
+            let (mut keys, mut kernel) = (BTreeMap::new(), Kernel::default());
             for op in &ops {
-                step(&fs, &bucket, &mut keys, op).await;
+                step(&fs, &bucket, (&mut keys, &mut kernel), op).await;
                 compare(&fs, &Model::of(&keys)).await;
+                kernel.read_held(&fs).await;
             }
         });
     }

@@ -1,0 +1,143 @@
+//! Numbers of names whose objects change, with a kernel that has what a test says.
+
+use parking_lot::Mutex;
+use sluicefs_s3_client::{ETag, StorageClass, Timestamp};
+
+use super::*;
+
+/// Versions of which the kernel has bytes, as a test says.
+#[derive(Debug, Default)]
+struct Delivered {
+    etags: Mutex<FxHashMap<InodeNo, ETag>>,
+    forgotten: Mutex<Vec<InodeNo>>,
+}
+
+impl Versions for Delivered {
+    fn follow(&self, ino: InodeNo, seen: &ObjectMeta) -> Follow {
+        match self.etags.lock().get(&ino) {
+            None => Follow::Free,
+            Some(etag) if Some(etag) == seen.etag.as_ref() => Follow::Same,
+            Some(_) => Follow::Parts,
+        }
+    }
+
+    fn commit(&self, ino: InodeNo, written: &ObjectMeta) {
+        self.etags.lock().insert(ino, written.etag.clone().unwrap());
+    }
+
+    fn forget(&self, ino: InodeNo) {
+        self.etags.lock().remove(&ino);
+        self.forgotten.lock().push(ino);
+    }
+}
+
+fn version(etag: &str) -> ObjectMeta {
+    ObjectMeta {
+        size: 1,
+        etag: Some(ETag::new(etag)),
+        last_modified: Timestamp { secs: 0, nanos: 0 },
+        storage_class: StorageClass::Standard,
+    }
+}
+
+struct Subject {
+    table: InodeTable,
+    kernel: Arc<Delivered>,
+    /// Each word of the store is newer than the one before.
+    now: Instant,
+}
+
+impl Subject {
+    fn new() -> Self {
+        let kernel = Arc::<Delivered>::default();
+        let table = InodeTable::new(&FsConfig::default(), Arc::clone(&kernel) as _);
+        Self { table, kernel, now: Instant::now() }
+    }
+
+    /// The store says that `a` has this version.
+    fn lookup(&mut self, etag: &str) -> InodeNo {
+        self.now += Duration::from_secs(1);
+        let mut ino = None;
+        let accept = |entry: Entry| ino.replace(entry.attr.ino).is_none();
+        let name = (InodeNo::ROOT, "a");
+        self.table.apply(name, &Remote::File(version(etag)), (self.now, self.now), accept).unwrap();
+        ino.unwrap()
+    }
+
+    /// The kernel gets bytes of this version.
+    fn deliver(&self, ino: InodeNo, etag: &str) {
+        self.kernel.etags.lock().insert(ino, ETag::new(etag));
+    }
+
+    fn number(&self) -> InodeNo {
+        self.table.number_of(InodeNo::ROOT, "a", FileKind::File)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_that_nobody_read_leaves_the_number_to_the_next() {
+    let mut subject = Subject::new();
+    let ino = subject.lookup("1");
+    assert_eq!(subject.lookup("2"), ino);
+    subject.deliver(ino, "2");
+    assert_eq!(subject.lookup("2"), ino);
+    assert_ne!(subject.lookup("3"), ino);
+    assert!(subject.table.known("test", ino).unwrap().is_replaced);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_written_here_keeps_its_number() {
+    let mut subject = Subject::new();
+    let ino = subject.lookup("1");
+    subject.deliver(ino, "1");
+    subject.table.commit(ino, version("2"), subject.now);
+    assert_eq!(subject.lookup("2"), ino);
+    assert_eq!(subject.table.known("test", ino).unwrap().meta, Some(version("2")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_writes_through_an_old_number_gets_the_name_back() {
+    let mut subject = Subject::new();
+    let old = subject.lookup("1");
+    subject.deliver(old, "1");
+    let outside = subject.lookup("2");
+    subject.table.commit(old, version("3"), subject.now);
+    assert_eq!(subject.number(), old);
+    assert_eq!(subject.lookup("3"), old);
+    assert!(subject.table.current("test", old).is_ok());
+    assert_eq!(subject.table.current("test", outside).unwrap_err().kind(), ErrorKind::Stale);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_older_word_of_the_store_does_not_bring_an_old_version_back() {
+    let mut subject = Subject::new();
+    let ino = subject.lookup("1");
+    subject.deliver(ino, "1");
+    let before = subject.now;
+    subject.now += Duration::from_secs(1);
+    assert_eq!(subject.table.refresh(ino, &version("2"), subject.now), Change::Replaced);
+    let new = subject.number();
+    assert_ne!(new, ino);
+    subject.now = before;
+    let at = before + Duration::from_millis(1);
+    let mut told = None;
+    let accept = |entry: Entry| told.replace(entry).is_none();
+    let name = (InodeNo::ROOT, "a");
+    subject.table.apply(name, &Remote::File(version("1")), (at, at), accept).unwrap();
+    assert_eq!(told.unwrap().attr.ino, new);
+    assert_eq!(subject.table.known("test", new).unwrap().meta, Some(version("2")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn forgotten_numbers_are_forgotten_by_all() {
+    let mut subject = Subject::new();
+    let old = subject.lookup("1");
+    subject.deliver(old, "1");
+    let new = subject.lookup("2");
+    for ino in [old, new] {
+        subject.table.forget(ino, 1);
+    }
+    assert_eq!(*subject.kernel.forgotten.lock(), [old, new]);
+    assert_eq!(subject.table.len(), 1);
+    assert_eq!(subject.number(), new, "the name keeps it");
+}
