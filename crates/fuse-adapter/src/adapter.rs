@@ -23,10 +23,10 @@ use tokio::runtime::Handle;
 
 use crate::convert::{
     Caller, XattrReply, absent, attributes, check_access, check_open, file_type, fopen_flags, inode,
-    xattr_list, xattr_reply,
+    is_direct, xattr_list, xattr_reply,
 };
 use crate::errno::ErrorLog;
-use crate::kernel::negotiate;
+use crate::kernel::{Learnt, negotiate};
 use crate::tasks::Requests;
 
 /// Whether extended attributes can be read.
@@ -48,6 +48,7 @@ pub(crate) struct Adapter {
     requests: Requests,
     request_kb: u32,
     xattrs: Xattrs,
+    learnt: Learnt,
 }
 
 /// What a task needs to finish a request.
@@ -63,7 +64,12 @@ const GENERATION: Generation = Generation(0);
 impl Adapter {
     pub(crate) fn new(fs: Arc<FileSystem>, runtime: Handle, request_kb: u32, xattrs: Xattrs) -> Self {
         let core = Arc::new(Core { fs, errors: ErrorLog::default() });
-        Self { core, requests: Requests::new(runtime), request_kb, xattrs }
+        Self { core, requests: Requests::new(runtime), request_kb, xattrs, learnt: Learnt::default() }
+    }
+
+    /// What INIT will tell of the kernel.
+    pub(crate) fn learnt(&self) -> Learnt {
+        self.learnt.clone()
     }
 
     fn core(&self) -> Arc<Core> {
@@ -111,8 +117,13 @@ impl Core {
         }
     }
 
-    async fn read(&self, handle: FileHandle, range: ByteRange, reply: ReplyData) {
-        match self.fs.read(HandleId(handle.0), range).await {
+    async fn read(&self, handle: FileHandle, range: ByteRange, flags: OpenFlags, reply: ReplyData) {
+        let handle = HandleId(handle.0);
+        let read = match is_direct(flags) {
+            true => self.fs.read_direct(handle, range).await,
+            false => self.fs.read(handle, range).await,
+        };
+        match read {
             Ok(data) => send(&data, reply),
             Err(error) => reply.error(self.errors.errno(&error)),
         }
@@ -213,7 +224,7 @@ fn send_xattr(value: &[u8], size: u32, reply: ReplyXattr) {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        negotiate(config, self.request_kb)
+        negotiate(config, self.request_kb, &self.learnt)
     }
 
     // === Names and attributes ===
@@ -293,12 +304,12 @@ impl Filesystem for Adapter {
         handle: FileHandle,
         offset: u64,
         size: u32,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
         let (core, range) = (self.core(), ByteRange::from_len(offset, size.into()));
-        self.requests.serve(async move { core.read(handle, range, reply).await });
+        self.requests.serve(async move { core.read(handle, range, flags, reply).await });
     }
 
     fn flush(

@@ -84,6 +84,11 @@ pub(crate) fn check_open(flags: OpenFlags) -> Result<(), Errno> {
     }
 }
 
+/// Whether the kernel keeps no pages of what it reads with these flags of the open file (O_DIRECT).
+pub(crate) fn is_direct(flags: OpenFlags) -> bool {
+    flags.0 & OFlags::DIRECT.bits().cast_signed() != 0
+}
+
 /// What the kernel is told of an opened file.
 ///
 /// Without NOFLUSH a reader that is killed while a read of its waits for the store would send FLUSH and wait for the answer; with it,

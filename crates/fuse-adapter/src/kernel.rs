@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::{Arc, OnceLock};
 
 use fuser::{InitFlags, KernelConfig};
 use sluicefs_fuse_mount::{BackingDevice, DeviceNo, connection_of};
@@ -35,8 +36,42 @@ const WANTED: [InitFlags; 8] = [
     InitFlags::FUSE_BIG_WRITES,
 ];
 
+/// What a short reply to a read does.
+///
+/// The kernel ends the file there if it took in no attributes since it asked. Before Linux 5.16, which is FUSE 7.35, attributes of any
+/// other file count as well ("fuse: fix attr version comparison in fuse_read_update_size()"): then it may fill up with zeros instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ShortReplies {
+    /// It ends the file.
+    EndFiles,
+    /// It may end the file.
+    MayEndFiles,
+}
+
+impl ShortReplies {
+    fn of(major: u32, minor: u32) -> Self {
+        if (major, minor) >= (7, 35) { Self::EndFiles } else { Self::MayEndFiles }
+    }
+}
+
+/// What was learnt of the kernel in INIT, for those who were made before it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Learnt(Arc<OnceLock<ShortReplies>>);
+
+impl Learnt {
+    pub(crate) fn short_replies(&self) -> ShortReplies {
+        self.0.get().copied().unwrap_or(ShortReplies::MayEndFiles)
+    }
+
+    fn learn(&self, config: &KernelConfig) {
+        let version = config.kernel_abi();
+        self.0.get_or_init(|| ShortReplies::of(version.0, version.1));
+    }
+}
+
 /// Settles the connection in INIT.
-pub(crate) fn negotiate(config: &mut KernelConfig, request_kb: u32) -> io::Result<()> {
+pub(crate) fn negotiate(config: &mut KernelConfig, request_kb: u32, learnt: &Learnt) -> io::Result<()> {
+    learnt.learn(config);
     for flag in WANTED {
         if let Err(missing) = config.add_capabilities(flag) {
             tracing::debug!(?missing, "the kernel lacks a FUSE capability");
@@ -101,5 +136,22 @@ pub(crate) fn raise_read_ahead(fd: BorrowedFd<'_>, device: Option<DeviceNo>, wan
             "read-ahead stays at {before} KiB, which slows large sequential reads: cannot write \
              /sys/class/bdi/{device}/read_ahead_kb: {error}; as root: echo {wanted_kb} > /sys/class/bdi/{device}/read_ahead_kb"
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_kernels_are_not_trusted_with_short_replies() {
+        for (version, expected) in [
+            ((7, 34), ShortReplies::MayEndFiles),
+            ((7, 35), ShortReplies::EndFiles),
+            ((7, 45), ShortReplies::EndFiles),
+        ] {
+            assert_eq!(ShortReplies::of(version.0, version.1), expected, "{version:?}");
+        }
+        assert_eq!(Learnt::default().short_replies(), ShortReplies::MayEndFiles, "before INIT");
     }
 }

@@ -1,50 +1,89 @@
 //! Tells the kernel that attributes it holds are no longer true.
 //!
 //! The core finds that out in the middle of a read. Writing the notice there could make a thread that serves requests wait for a lock
-//! whose holder waits for that very thread, so a thread of its own writes them.
+//! whose holder waits for that very thread, so a thread of its own writes them. The read waits for that, but not for long: the kernel
+//! may itself wait for the read, to give up the inode.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use fuser::{INodeNo, Notifier};
 use parking_lot::Mutex;
-use sluicefs_core::{FileSystem, InodeNo};
+use sluicefs_core::kernel::BoxFuture;
+use sluicefs_core::{FileSystem, InodeNo, Kernel};
+use tokio::sync::oneshot;
 
-/// How many notices may wait. One that finds no room is left out: the attributes' time to live ends soon.
+use crate::kernel::{Learnt, ShortReplies};
+
+/// How many notices may wait. One that finds no room is left out, and its read is answered as if the kernel did not listen.
 const MAX_WAITING: usize = 1024;
+
+/// A notice takes microseconds, unless the kernel waits for the very read that waits for it.
+const TOLD_WITHIN: Duration = Duration::from_millis(500);
 
 /// Sends the core's notices to the kernel until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Notices {
-    queue: Arc<Mutex<Option<SyncSender<InodeNo>>>>,
+    queue: Queue,
     thread: Option<JoinHandle<()>>,
 }
 
+type Queue = Arc<Mutex<Option<SyncSender<Notice>>>>;
+
+/// Attributes of this inode are to be doubted; whether the kernel took it in is sent back.
+#[derive(Debug)]
+struct Notice {
+    ino: InodeNo,
+    done: oneshot::Sender<bool>,
+}
+
 impl Notices {
-    pub(crate) fn start(fs: &FileSystem, notifier: Notifier) -> io::Result<Self> {
+    pub(crate) fn start(fs: &FileSystem, notifier: Notifier, learnt: Learnt) -> io::Result<Self> {
         let (send, receive) = sync_channel(MAX_WAITING);
         let queue = Arc::new(Mutex::new(Some(send)));
         let thread =
             Builder::new().name("sluicefs-notify".to_owned()).spawn(move || run(&receive, &notifier))?;
-        let listener = Arc::clone(&queue);
-        fs.set_change_listener(Box::new(move |ino| {
-            let sent = listener.lock().as_ref().map(|queue| queue.try_send(ino));
-            if let Some(Err(error)) = sent {
-                tracing::debug!(ino = ino.0, %error, "the kernel is not told of changed attributes");
-            }
-        }));
+        fs.set_kernel(Box::new(Connected { queue: Arc::clone(&queue), learnt }));
         Ok(Self { queue, thread: Some(thread) })
     }
 }
 
-fn run(queue: &Receiver<InodeNo>, notifier: &Notifier) {
-    for ino in queue {
-        // A negative offset means the attributes alone (fuse_reverse_inval_inode).
-        if let Err(error) = notifier.inval_inode(INodeNo(ino.0), -1, 0) {
+/// The kernel at the other end of the connection.
+#[derive(Debug)]
+struct Connected {
+    queue: Queue,
+    learnt: Learnt,
+}
+
+impl Kernel for Connected {
+    fn doubt_attributes(&self, ino: InodeNo) -> BoxFuture<'static, bool> {
+        let (done, told) = oneshot::channel();
+        // Without a queue, or with a full one, the other end of `told` is dropped at once.
+        let sent = self.queue.lock().as_ref().map(|queue| queue.try_send(Notice { ino, done }));
+        if let Some(Err(error)) = sent {
+            tracing::debug!(ino = ino.0, %error, "the kernel is not told of changed attributes");
+        }
+        Box::pin(async move { matches!(tokio::time::timeout(TOLD_WITHIN, told).await, Ok(Ok(true))) })
+    }
+
+    fn ends_files_at_short_replies(&self) -> bool {
+        self.learnt.short_replies() == ShortReplies::EndFiles
+    }
+}
+
+fn run(queue: &Receiver<Notice>, notifier: &Notifier) {
+    for Notice { ino, done } in queue {
+        // A negative offset means the attributes alone (fuse_reverse_inval_inode). fuser takes an inode that the kernel does not know
+        // for told.
+        let told = notifier.inval_inode(INodeNo(ino.0), -1, 0);
+        if let Err(error) = &told {
             tracing::debug!(ino = ino.0, %error, "the kernel did not take the notice of changed attributes");
         }
+        // Who gave up waiting does not need to know.
+        let _ = done.send(told.is_ok());
     }
 }
 

@@ -120,12 +120,13 @@ pub fn mount(
     raise_request_limit(config.max_request_kb);
     let (device, point) = attach(target, &config)?;
     let adapter = Adapter::new(Arc::clone(&fs), runtime, config.max_request_kb, config.xattrs);
+    let learnt = adapter.learnt();
     let (acl, fuser_config) = fuser_settings(&config);
     let session = Session::from_fd(adapter, device, acl, fuser_config).map_err(SessionError::Handshake)?;
     if let Some(kb) = config.read_ahead_kb {
         raise_read_ahead(session.as_fd(), point.as_ref().and_then(MountPoint::device), kb);
     }
-    let notices = Notices::start(&fs, session.notifier()).map_err(SessionError::Thread)?;
+    let notices = Notices::start(&fs, session.notifier(), learnt).map_err(SessionError::Thread)?;
     let (running, ended) = watch::channel(());
     let thread = Builder::new().name("sluicefs-fuse".to_owned()).spawn(move || {
         let _dropped_at_the_end = running;

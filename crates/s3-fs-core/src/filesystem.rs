@@ -11,16 +11,13 @@ use crate::config::{FsConfig, InvalidConfig};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::HandleTable;
 use crate::inode::table::Change;
+use crate::kernel::{Destination, Kernel};
 use crate::open_file::{FileHandle, OpenFiles};
 use crate::path::NAME_MAX_BYTES;
 use crate::read::{ReadData, ReadEngine, ReadStats};
 use crate::readdir::DirHandle;
 use crate::tree::Tree;
 use crate::xattr;
-
-/// Told when attributes that the kernel may hold of an inode are no longer true: the object was found changed while it was read.
-/// Called on the reader's task before its read returns; it must not wait for that read.
-pub type ChangeListener = Box<dyn Fn(InodeNo) + Send + Sync>;
 
 /// A bucket, or a prefix of it, as a tree of files.
 ///
@@ -32,7 +29,7 @@ pub struct FileSystem {
     engine: Arc<ReadEngine>,
     open_files: HandleTable<FileHandle>,
     open_dirs: HandleTable<DirHandle>,
-    listener: OnceLock<ChangeListener>,
+    kernel: OnceLock<Box<dyn Kernel>>,
     config: FsConfig,
 }
 
@@ -57,15 +54,15 @@ impl FileSystem {
             engine,
             open_files,
             open_dirs,
-            listener: OnceLock::new(),
+            kernel: OnceLock::new(),
             config,
         }))
     }
 
-    /// Sets who is told of changed attributes; the FUSE adapter tells the kernel. Only the first call counts.
-    pub fn set_change_listener(&self, listener: ChangeListener) {
-        if self.listener.set(listener).is_err() {
-            tracing::debug!("a change listener was set already; the second one is not used");
+    /// Sets the kernel that reads from this and must hear of changes; the FUSE adapter does. Only the first call counts.
+    pub fn set_kernel(&self, kernel: Box<dyn Kernel>) {
+        if self.kernel.set(kernel).is_err() {
+            tracing::debug!("a kernel was set already; the second one is not used");
         }
     }
 
@@ -128,39 +125,47 @@ impl FileSystem {
 
     /// Reads up to `range.len()` bytes, at most [`MAX_READ_BYTES`](crate::MAX_READ_BYTES); fewer only at the end of the object, none past it.
     ///
+    /// If the object changed before a byte of it was read, the new version is read, after the kernel was told.
+    ///
     /// Cancel-safe: fetches it started go on for other readers until the file is released.
     ///
     /// # Errors
-    /// `Stale` if the object changed since a byte of it was read, or is gone; `BadHandle`, `AccessDenied`, `Archived`, `Io`.
+    /// `Stale` if the object changed since a byte of it was read, or is gone, or if the kernel must ask again for the end of an object
+    /// that shrank; `BadHandle`, `AccessDenied`, `Archived`, `Io`.
     pub async fn read(&self, handle: HandleId, range: ByteRange) -> Result<ReadData> {
-        let handle = self.open_files.get("read", handle)?;
-        match handle.read(range).await {
-            Err(error) if matches!(error.kind(), ErrorKind::Stale | ErrorKind::NotFound) => {
-                self.read_new_version(&handle, range, error).await
-            }
-            done => done,
-        }
+        self.read_to(handle, range, Destination::Pages).await
     }
 
-    /// The object changed under the reader: takes note, and reads the new version if nothing of the old one was given out.
-    async fn read_new_version(
-        &self,
-        handle: &FileHandle,
-        range: ByteRange,
-        error: Error,
-    ) -> Result<ReadData> {
-        let change = match self.tree.refresh("read", handle.ino).await {
-            Ok(change) => change,
-            Err(gone) if gone.kind() == ErrorKind::NotFound => return Err(handle.stale()),
-            Err(other) => return Err(other),
+    /// The same for bytes that the kernel does not keep (O_DIRECT).
+    ///
+    /// # Errors
+    /// As [`FileSystem::read`], but the end of an object that shrank is read at once.
+    pub async fn read_direct(&self, handle: HandleId, range: ByteRange) -> Result<ReadData> {
+        self.read_to(handle, range, Destination::Reader).await
+    }
+
+    async fn read_to(&self, handle: HandleId, range: ByteRange, to: Destination) -> Result<ReadData> {
+        let handle = self.open_files.get("read", handle)?;
+        let kernel = self.kernel.get().map(|kernel| &**kernel);
+        let read = match handle.read(range, to, kernel).await {
+            Err(error) if matches!(error.kind(), ErrorKind::Stale | ErrorKind::NotFound) => {
+                self.find_new_version(&handle, error).await?;
+                handle.read(range, to, kernel).await
+            }
+            done => done,
         };
-        if !handle.may_move_on() {
-            return Err(if error.kind() == ErrorKind::Stale { error } else { handle.stale() });
+        read?.ok_or_else(|| handle.stale())
+    }
+
+    /// The object changed under the reader: takes note of the new version; an error if the reader must not go on with that.
+    async fn find_new_version(&self, handle: &FileHandle, error: Error) -> Result<()> {
+        match self.tree.refresh("read", handle.ino).await {
+            Ok(_) if handle.may_move_on() => Ok(()),
+            Ok(_) if error.kind() == ErrorKind::Stale => Err(error),
+            Ok(_) => Err(handle.stale()),
+            Err(gone) if gone.kind() == ErrorKind::NotFound => Err(handle.stale()),
+            Err(other) => Err(other),
         }
-        if let (Change::NewVersion, Some(listener)) = (change, self.listener.get()) {
-            listener(handle.ino);
-        }
-        handle.read(range).await
     }
 
     /// Closes a file. Unknown handles are ignored.

@@ -14,6 +14,7 @@ pub mod error;
 pub mod filesystem;
 mod handle;
 mod inode;
+pub mod kernel;
 mod listing;
 mod open_file;
 mod path;
@@ -27,4 +28,5 @@ pub use attr::{Attr, DirEntry, DirMode, Entry, FileKind, HandleId, InodeNo, Open
 pub use config::{FsConfig, ReadConfig, Ttl};
 pub use error::{Error, ErrorKind, Result};
 pub use filesystem::FileSystem;
+pub use kernel::Kernel;
 pub use read::{MAX_READ_BYTES, ReadData, ReadStats};

@@ -3,7 +3,9 @@
 //! A reader never sees two versions mixed. A handle is pinned to the version it opened. Once a byte of that version was delivered to
 //! anyone through this inode, the kernel's page cache may hold it, and the inode keeps that version for good: another one gets another
 //! inode number, and reads of this one find the old bytes or are stale. Only while nothing was delivered may an inode, and every handle
-//! of it, follow the object to a new version, of the same length.
+//! of it, [move on](moved) with the object to a new version.
+
+mod moved;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -12,9 +14,11 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use sluicefs_s3_client::{ByteRange, ObjectKey, ObjectMeta};
 
+use self::moved::Moved;
 use crate::attr::InodeNo;
 use crate::error::{Error, ErrorKind, Result};
 use crate::inode::{Follow, Versions, is_same_version};
+use crate::kernel::{Destination, Kernel};
 use crate::read::{ObjectVersion, OpenObject, ReadData, ReadEngine};
 
 /// One version of one object, for all handles of an inode.
@@ -26,6 +30,8 @@ struct Pinned {
     delivered: AtomicBool,
     /// The kernel may have bytes of the file that are not of this version, or that it wrote itself.
     follows_delivered: bool,
+    /// Somebody opened an older version, had no byte of it, and reads this one.
+    moved: Option<Moved>,
     /// Its reading state, while a handle has it open.
     object: Mutex<Weak<OpenObject>>,
 }
@@ -83,14 +89,19 @@ impl OpenFiles {
 
     /// Whether a handle of the file is open.
     pub(crate) fn is_open(&self, ino: InodeNo) -> bool {
-        // Each handle holds the file, as the map does, and nobody else.
-        self.files.lock().get(&ino).is_some_and(|file| Arc::strong_count(file) > 1)
+        self.files.lock().get(&ino).is_some_and(is_open)
     }
+}
+
+/// Whether somebody has a file of the map open: each handle holds it, as the map does, and nobody else.
+fn is_open(file: &Arc<Shared>) -> bool {
+    Arc::strong_count(file) > 1
 }
 
 impl Versions for OpenFiles {
     fn follow(&self, ino: InodeNo, seen: &ObjectMeta) -> Follow {
-        self.files.lock().get(&ino).map_or(Follow::Free, |file| file.follow(seen))
+        let files = self.files.lock();
+        files.get(&ino).map_or(Follow::Free, |file| file.follow(seen, is_open(file)))
     }
 
     fn commit(&self, ino: InodeNo, written: &ObjectMeta) {
@@ -106,7 +117,7 @@ impl Versions for OpenFiles {
 
 impl Shared {
     fn new(key: ObjectKey, meta: ObjectMeta) -> Self {
-        let pinned = Arc::new(Pinned::new(key.clone(), meta, false));
+        let pinned = Arc::new(Pinned::new(key.clone(), meta));
         Self { key, current: Mutex::new(pinned) }
     }
 
@@ -115,7 +126,7 @@ impl Shared {
     }
 
     /// Moves on to the version `seen`, unless the kernel has bytes of another one.
-    fn follow(&self, seen: &ObjectMeta) -> Follow {
+    fn follow(&self, seen: &ObjectMeta, is_open: bool) -> Follow {
         let mut current = self.current.lock();
         if current.is_of(seen) {
             return Follow::Same;
@@ -123,14 +134,17 @@ impl Shared {
         if current.follows_delivered || current.delivered.load(Ordering::Acquire) {
             return Follow::Parts;
         }
-        *current = Arc::new(Pinned::new(self.key.clone(), seen.clone(), false));
+        // Who opens the file after this has looked it up after this, and the kernel knows what it opens.
+        let moved = is_open.then(|| Moved::new(seen.size, current.meta.size, current.moved.as_ref()));
+        *current = Arc::new(Pinned { moved, ..Pinned::new(self.key.clone(), seen.clone()) });
         Follow::Free
     }
 
     fn commit(&self, written: &ObjectMeta) {
         let mut current = self.current.lock();
         if !current.is_of(written) {
-            *current = Arc::new(Pinned::new(self.key.clone(), written.clone(), true));
+            let pinned = Pinned::new(self.key.clone(), written.clone());
+            *current = Arc::new(Pinned { follows_delivered: true, ..pinned });
         }
     }
 
@@ -146,9 +160,10 @@ impl Shared {
 }
 
 impl Pinned {
-    fn new(key: ObjectKey, meta: ObjectMeta, follows_delivered: bool) -> Self {
+    fn new(key: ObjectKey, meta: ObjectMeta) -> Self {
         let version = Arc::new(ObjectVersion::new(key, meta.size, meta.etag.clone()));
-        Self { meta, version, delivered: AtomicBool::new(false), follows_delivered, object: Mutex::default() }
+        let delivered = AtomicBool::new(false);
+        Self { meta, version, delivered, follows_delivered: false, moved: None, object: Mutex::default() }
     }
 
     fn open(&self, engine: &Arc<ReadEngine>) -> Arc<OpenObject> {
@@ -170,14 +185,24 @@ impl Pinned {
 }
 
 impl FileHandle {
-    /// Reads from the version this handle is pinned to.
+    /// Reads from the version this handle is pinned to; `None` if the kernel must ask again, which it does by itself where it can.
     ///
     /// # Errors
     /// `Stale` if the object has changed: see [`FileHandle::may_move_on`]. `NotFound` if it is gone, `AccessDenied`, `Archived`, `Io`.
-    pub(crate) async fn read(&self, range: ByteRange) -> Result<ReadData> {
+    pub(crate) async fn read(
+        &self,
+        range: ByteRange,
+        destination: Destination,
+        kernel: Option<&dyn Kernel>,
+    ) -> Result<Option<ReadData>> {
         let (pinned, object) = self.pinned()?;
+        if let (Some(moved), Some(kernel)) = (&pinned.moved, kernel)
+            && !moved.admits(kernel, self.ino, range, destination).await
+        {
+            return Ok(None);
+        }
         let data = object.read(range).await?;
-        if self.file.deliver(&pinned) { Ok(data) } else { Err(self.stale()) }
+        if self.file.deliver(&pinned) { Ok(Some(data)) } else { Err(self.stale()) }
     }
 
     /// Whether no byte of the pinned version was delivered, so that a changed object may be read in its new version.
@@ -195,8 +220,7 @@ impl FileHandle {
         let current = self.file.current();
         let mut pin = self.pin.lock();
         if !Arc::ptr_eq(&pin.0, &current) {
-            // The kernel believes the old length: of a shorter object it would fill what is missing with zeros.
-            if pin.0.delivered.load(Ordering::Acquire) || pin.0.meta.size != current.meta.size {
+            if pin.0.delivered.load(Ordering::Acquire) {
                 return Err(self.stale());
             }
             let object = current.open(&self.engine);

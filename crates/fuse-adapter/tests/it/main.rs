@@ -8,6 +8,7 @@
 )]
 
 mod directories;
+mod lengths;
 mod lifecycle;
 mod read_only;
 mod reading;

@@ -133,22 +133,6 @@ fn the_next_open_sees_the_new_version() {
 }
 
 #[test]
-fn an_object_that_shrank_is_never_filled_with_zeros() {
-    let store = model();
-    store.put("file", vec![1; 100_000]);
-    let mount = TestMount::new(
-        Arc::new(store.clone()),
-        FsConfig { metadata_ttl: Ttl::Forever, ..FsConfig::default() },
-    );
-    let file = File::open(mount.join("file")).unwrap();
-    store.put("file", vec![2; 1000]);
-    let mut buffer = vec![0; 65_536];
-    let error = file.read_at(&mut buffer, 0).unwrap_err();
-    assert_eq!(error.raw_os_error(), Some(Errno::STALE.raw_os_error()));
-    assert_eq!(fs::read(mount.join("file")).unwrap(), vec![2; 1000]);
-}
-
-#[test]
 fn a_reader_never_gets_two_versions() {
     let store = model();
     let mount = TestMount::new(Arc::new(store.clone()), doubtful());

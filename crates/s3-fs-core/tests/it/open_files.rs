@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use sluicefs_core::{DirMode, ErrorKind, InodeNo, Ttl};
+use sluicefs_core::{DirMode, ErrorKind, FileSystem, InodeNo, Kernel, Ttl};
 
 use crate::recorder::{Recorder, content, ttl, walk};
 
@@ -116,14 +118,12 @@ async fn a_file_of_which_nothing_was_read_has_no_pages_to_drop() {
 async fn an_object_changed_before_the_first_byte_is_read_in_its_new_version() {
     let bucket = Recorder::new(&["a"]);
     let fs = bucket.mount();
-    let told = Arc::new(Mutex::new(Vec::new()));
-    let listener = Arc::clone(&told);
-    fs.set_change_listener(Box::new(move |ino| listener.lock().push(ino)));
+    let told = Told::of(&fs);
     let ino = walk(&fs, "a").await.unwrap().attr.ino;
     let handle = fs.open(ino).await.unwrap().handle;
     bucket.store.put("a", "b");
     assert_eq!(content(&fs, handle).await.unwrap(), "b");
-    assert_eq!(*told.lock(), [ino], "its time is another now");
+    assert_eq!(*told.0.lock(), [ino], "its time is another now");
     assert_eq!(fs.getattr(ino).await.unwrap().attr.size, 1);
 }
 
@@ -202,21 +202,70 @@ async fn handles_that_were_never_opened_are_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_object_of_another_length_is_stale_until_looked_up_again() {
+async fn an_object_of_another_length_is_read_once_the_kernel_was_told() {
+    for (text, first_reads) in [("longer", &["longer"][..]), ("", &["stale", ""][..])] {
+        let bucket = Recorder::new(&["a"]);
+        let fs = bucket.mount();
+        let told = Told::of(&fs);
+        let ino = walk(&fs, "a").await.unwrap().attr.ino;
+        let unread = fs.open(ino).await.unwrap().handle;
+        bucket.store.put("a", text);
+        for expected in first_reads {
+            match content(&fs, unread).await {
+                Ok(read) => assert_eq!(read, *expected),
+                Err(error) => assert_eq!((error.kind(), *expected), (ErrorKind::Stale, "stale")),
+            }
+        }
+        assert_eq!(*told.0.lock(), [ino]);
+        assert_eq!(fs.last_known(ino).unwrap().size, text.len() as u64, "what a reader at the end is told");
+        assert_eq!(walk(&fs, "a").await.unwrap().attr.ino, ino);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_kernel_an_object_of_another_length_is_read_at_once() {
+    for text in ["longer", ""] {
+        let bucket = Recorder::new(&["a"]);
+        let fs = bucket.mount();
+        let ino = walk(&fs, "a").await.unwrap().attr.ino;
+        let handle = fs.open(ino).await.unwrap().handle;
+        bucket.store.put("a", text);
+        assert_eq!(content(&fs, handle).await.unwrap(), text);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_whose_length_changed_before_an_open_must_be_looked_up_again() {
     let bucket = Recorder::new(&["a"]);
     let fs = bucket.mount();
     let ino = walk(&fs, "a").await.unwrap().attr.ino;
-    let unread = fs.open(ino).await.unwrap().handle;
     bucket.store.put("a", "longer");
-    // Whoever opened it believes the old length: nothing may be read by that.
-    assert_eq!(content(&fs, unread).await.unwrap_err().kind(), ErrorKind::Stale);
-    assert_eq!(content(&fs, unread).await.unwrap_err().kind(), ErrorKind::Stale);
-    let read = fs.open(ino).await.unwrap().handle;
-    assert_eq!(content(&fs, read).await.unwrap(), "longer");
-    bucket.store.put("a", "s");
+    tokio::time::advance(PAST_TTL).await;
     assert_eq!(fs.open(ino).await.unwrap_err().kind(), ErrorKind::Stale);
-    let shorter = walk(&fs, "a").await.unwrap().attr;
-    assert_eq!(shorter.size, 1);
-    let handle = fs.open(shorter.ino).await.unwrap().handle;
-    assert_eq!(content(&fs, handle).await.unwrap(), "s");
+    assert_eq!(walk(&fs, "a").await.unwrap().attr.size, 6);
+    let handle = fs.open(ino).await.unwrap().handle;
+    assert_eq!(content(&fs, handle).await.unwrap(), "longer");
+}
+
+/// A kernel that notes which inodes it was told of, as one that cuts files at short replies.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<Vec<InodeNo>>>);
+
+impl Told {
+    fn of(fs: &FileSystem) -> Self {
+        let told = Self::default();
+        fs.set_kernel(Box::new(told.clone()));
+        told
+    }
+}
+
+impl Kernel for Told {
+    fn doubt_attributes(&self, ino: InodeNo) -> BoxFuture<'static, bool> {
+        self.0.lock().push(ino);
+        std::future::ready(true).boxed()
+    }
+
+    fn ends_files_at_short_replies(&self) -> bool {
+        true
+    }
 }
