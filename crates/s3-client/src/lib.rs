@@ -10,6 +10,7 @@ pub mod bucket;
 pub mod checksum;
 pub mod config;
 mod credentials;
+pub mod directory;
 pub mod endpoint;
 pub mod error;
 pub mod first_byte;
@@ -37,6 +38,7 @@ pub use bucket::{
 };
 pub use checksum::{Checksum, ChecksumAlgorithm};
 pub use config::{ClientConfig, CredentialSource};
+pub use directory::DirectoryBucket;
 pub use error::{Error, ErrorKind, Result};
 pub use key::{ByteRange, ContinuationToken, ETag, KeyPrefix, ObjectKey};
 pub use open::BucketUrl;

@@ -6,15 +6,14 @@
 mod probe;
 mod url;
 
-use std::path::Path;
 use std::sync::Arc;
 
-use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 
 use crate::aws::AwsBucket;
 use crate::bucket::{Bucket, BucketIdentity};
 use crate::config::ClientConfig;
+use crate::directory::DirectoryBucket;
 use crate::error::{Error, ErrorKind, Result};
 use crate::interop::object_store::ObjectStoreBucket;
 use crate::reliable::ReliableBucket;
@@ -57,7 +56,7 @@ pub async fn open_checked(url: &BucketUrl, config: &ClientConfig) -> Result<Arc<
 pub async fn connect(url: &BucketUrl, config: &ClientConfig) -> Result<Arc<dyn Bucket>> {
     match &url.location {
         Location::S3 { bucket } => Ok(Arc::new(AwsBucket::connect(bucket, config).await?)),
-        Location::Directory { path } => Ok(Arc::new(open_directory(path)?)),
+        Location::Directory { path } => Ok(Arc::new(DirectoryBucket::open(path)?)),
         Location::Memory => {
             let identity = BucketIdentity { endpoint: Arc::from("memory"), name: Arc::from("memory:") };
             Ok(Arc::new(ObjectStoreBucket::new(Arc::new(InMemory::new()), identity)))
@@ -68,20 +67,6 @@ pub async fn connect(url: &BucketUrl, config: &ClientConfig) -> Result<Arc<dyn B
 fn reliable(bucket: Arc<dyn Bucket>, config: &ClientConfig) -> Arc<dyn Bucket> {
     let retry = RetryConfig { first_byte_timeout: config.first_byte_timeout, ..RetryConfig::default() };
     Arc::new(ReliableBucket::new(bucket, retry))
-}
-
-fn open_directory(path: &Path) -> Result<ObjectStoreBucket> {
-    let name = format!("file://{}", path.display());
-    let error =
-        |reason: String| Error::new(ErrorKind::NoSuchBucket, "open").with_bucket(&name).with_message(reason);
-    let about = std::fs::metadata(path)
-        .map_err(|e| error(format!("the directory cannot be used: {e}")).with_source(e))?;
-    if !about.is_dir() {
-        return Err(error("this is no directory".to_owned()));
-    }
-    let store = LocalFileSystem::new_with_prefix(path).map_err(|e| error(e.to_string()).with_source(e))?;
-    let identity = BucketIdentity { endpoint: Arc::from("file"), name: Arc::from(name.as_str()) };
-    Ok(ObjectStoreBucket::new(Arc::new(store), identity))
 }
 
 #[cfg(test)]

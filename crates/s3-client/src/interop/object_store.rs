@@ -1,4 +1,5 @@
-//! A [`Bucket`] over any store of the `object_store` crate: a local directory, memory, and what its builders know.
+//! A [`Bucket`] over any store of the `object_store` crate: memory, and what its builders know. A local directory has a bucket of its own,
+//! [`DirectoryBucket`](crate::DirectoryBucket).
 //!
 //! Its paths cannot express every key: an empty segment (`a//b`), a leading or trailing `/`, `.`, `..` and control characters have no
 //! path, so such a key is simply not there; and a directory with such a name in it cannot be listed. Its listings are whole and in no

@@ -7,7 +7,7 @@ use sluicefs_s3_client::config::{Secret, StaticKeys};
 use sluicefs_s3_client::interop::object_store::ObjectStoreBucket;
 use sluicefs_s3_client::testing::contract::{Objects, Skip, Subject, bucket_contract};
 use sluicefs_s3_client::{
-    AwsBucket, BucketIdentity, ClientConfig, CredentialSource, ReliableBucket, RetryConfig,
+    AwsBucket, BucketIdentity, ClientConfig, CredentialSource, DirectoryBucket, ReliableBucket, RetryConfig,
 };
 
 /// The name of the one bucket that a server of these tests has.
@@ -84,9 +84,7 @@ async fn a_directory_keeps_the_contract_for_keys_that_are_paths() {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, bytes).unwrap();
         }
-        let store = object_store::local::LocalFileSystem::new_with_prefix(directory.path()).unwrap();
-        let identity = BucketIdentity { endpoint: Arc::from("file"), name: Arc::from("file:") };
-        let bucket = ObjectStoreBucket::new(Arc::new(store), identity);
+        let bucket = DirectoryBucket::open(directory.path()).unwrap();
         Subject { bucket: Arc::new(bucket), keep: Box::new(directory) }
     };
     bucket_contract(make, &[Skip::OddKeys]).await;
