@@ -2,8 +2,14 @@
 //!
 //! Each callback runs on a thread that reads requests, and must not wait. What is in memory is answered there and then; the rest goes on
 //! as a task that owns the reply. A reply that is dropped unsent says EIO, so that no program waits for ever.
+//!
+//! Here requests are decoded, all in one place since fuser wants one implementation of one trait. What serves them stands with what it is
+//! about: [names], [open files](files) or [open directories](directories).
 
-use std::cell::RefCell;
+mod directories;
+mod files;
+mod names;
+
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
@@ -11,20 +17,17 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
-    INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
-    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
-    TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation, INodeNo,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
 };
-use sluicefs_core::{DirEntry, DirMode, ErrorKind, FileSystem, HandleId, ReadData};
+use sluicefs_core::{FileSystem, HandleId};
 use sluicefs_s3_client::ByteRange;
 use tokio::runtime::Handle;
 
-use crate::convert::{
-    Caller, XattrReply, absent, attributes, check_access, check_open, file_type, fopen_flags, inode,
-    is_direct, xattr_list, xattr_reply,
-};
+use crate::convert::{Caller, attributes, check_open, inode};
 use crate::errno::ErrorLog;
 use crate::kernel::{Learnt, negotiate};
 use crate::tasks::Requests;
@@ -77,151 +80,6 @@ impl Adapter {
     }
 }
 
-impl Core {
-    async fn lookup(&self, parent: INodeNo, name: &str, reply: ReplyEntry) {
-        match self.fs.lookup(inode(parent), name).await {
-            Ok(entry) => reply.entry(&entry.ttl, &attributes(&entry.attr), GENERATION),
-            Err(error) => {
-                let ttl = self.fs.negative_ttl();
-                let errno = self.errors.lookup_errno(&error);
-                match error.kind() {
-                    ErrorKind::NotFound if !ttl.is_zero() => reply.entry(&ttl, &absent(), GENERATION),
-                    _ => reply.error(errno),
-                }
-            }
-        }
-    }
-
-    async fn getattr(&self, ino: INodeNo, reply: ReplyAttr) {
-        match self.fs.getattr(inode(ino)).await {
-            Ok(entry) => reply.attr(&entry.ttl, &attributes(&entry.attr)),
-            Err(error) => reply.error(self.errors.errno(&error)),
-        }
-    }
-
-    async fn access(&self, ino: INodeNo, caller: Caller, mask: AccessFlags, reply: ReplyEmpty) {
-        let allowed = match self.fs.getattr(inode(ino)).await {
-            Ok(entry) => check_access(&entry.attr, caller, mask),
-            Err(error) => Err(self.errors.errno(&error)),
-        };
-        match allowed {
-            Ok(()) => reply.ok(),
-            Err(errno) => reply.error(errno),
-        }
-    }
-
-    async fn open(&self, ino: INodeNo, reply: ReplyOpen) {
-        match self.fs.open(inode(ino)).await {
-            Ok(opened) => reply.opened(FileHandle(opened.handle.0), fopen_flags(&opened)),
-            Err(error) => reply.error(self.errors.errno(&error)),
-        }
-    }
-
-    async fn read(&self, handle: FileHandle, range: ByteRange, flags: OpenFlags, reply: ReplyData) {
-        let handle = HandleId(handle.0);
-        let read = match is_direct(flags) {
-            true => self.fs.read_direct(handle, range).await,
-            false => self.fs.read(handle, range).await,
-        };
-        match read {
-            Ok(data) => send(&data, reply),
-            Err(error) => reply.error(self.errors.errno(&error)),
-        }
-    }
-
-    async fn opendir(&self, ino: INodeNo, reply: ReplyOpen) {
-        match self.fs.open_dir(inode(ino)).await {
-            Ok(handle) => reply.opened(FileHandle(handle.0), FopenFlags::empty()),
-            Err(error) => reply.error(self.errors.errno(&error)),
-        }
-    }
-
-    async fn readdir(&self, handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let mut accept = |entry: &DirEntry<'_>| {
-            let attr = &entry.entry.attr;
-            !reply.add(INodeNo(attr.ino.0), entry.next_offset, file_type(attr.kind), entry.name)
-        };
-        match self.read_dir(handle, offset, DirMode::Names, &mut accept).await {
-            Ok(()) => reply.ok(),
-            Err(errno) => reply.error(errno),
-        }
-    }
-
-    async fn readdirplus(&self, handle: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        let mut accept = |entry: &DirEntry<'_>| {
-            let (attr, ttl) = (attributes(&entry.entry.attr), entry.entry.ttl);
-            !reply.add(attr.ino, entry.next_offset, entry.name, &ttl, &attr, GENERATION)
-        };
-        match self.read_dir(handle, offset, DirMode::Lookup, &mut accept).await {
-            Ok(()) => reply.ok(),
-            Err(errno) => reply.error(errno),
-        }
-    }
-
-    /// An error after the first entry waits for the next call: what was accepted is counted as looked up and must be sent.
-    async fn read_dir(
-        &self,
-        handle: FileHandle,
-        offset: u64,
-        mode: DirMode,
-        accept: &mut (dyn FnMut(&DirEntry<'_>) -> bool + Send),
-    ) -> Result<(), Errno> {
-        let mut accepted = false;
-        let mut note = |entry: &DirEntry<'_>| {
-            let taken = accept(entry);
-            accepted |= taken;
-            taken
-        };
-        let result = self.fs.read_dir(HandleId(handle.0), offset, mode, &mut note).await;
-        match result {
-            Err(error) if !accepted => Err(self.errors.errno(&error)),
-            _ => Ok(()),
-        }
-    }
-
-    async fn getxattr(&self, ino: INodeNo, name: &str, size: u32, reply: ReplyXattr) {
-        match self.fs.xattr(inode(ino), name).await {
-            Ok(value) => send_xattr(&value, size, reply),
-            Err(error) => reply.error(self.errors.errno(&error)),
-        }
-    }
-
-    async fn listxattr(&self, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        match self.fs.xattr_names(inode(ino)).await {
-            Ok(names) => send_xattr(&xattr_list(&names), size, reply),
-            Err(error) => reply.error(self.errors.errno(&error)),
-        }
-    }
-}
-
-thread_local! {
-    /// Where reads that straddle blocks are put together. It grows to the largest request, once for each thread.
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// fuser takes one slice: a read within one block is sent from where it lies, any other is copied together first.
-fn send(data: &ReadData, reply: ReplyData) {
-    let mut slices = data.slices();
-    let first = slices.next().unwrap_or_default();
-    let Some(second) = slices.next() else { return reply.data(first) };
-    SCRATCH.with_borrow_mut(|whole| {
-        whole.clear();
-        whole.reserve(data.len());
-        for slice in [first, second].into_iter().chain(slices) {
-            whole.extend_from_slice(slice);
-        }
-        reply.data(whole);
-    });
-}
-
-fn send_xattr(value: &[u8], size: u32, reply: ReplyXattr) {
-    match xattr_reply(value, size) {
-        XattrReply::Size(len) => reply.size(len),
-        XattrReply::Data(data) => reply.data(data),
-        XattrReply::TooSmall => reply.error(Errno::ERANGE),
-    }
-}
-
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         negotiate(config, self.request_kb, &self.learnt)
@@ -232,8 +90,7 @@ impl Filesystem for Adapter {
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         // Keys are UTF-8: nothing has any other name.
         let Some(name) = name.to_str() else { return reply.error(Errno::ENOENT) };
-        let (core, name) = (self.core(), name.to_owned());
-        self.requests.serve(async move { core.lookup(parent, &name, reply).await });
+        self.requests.serve(self.core().lookup(parent, name.to_owned(), reply));
     }
 
     // fuser's batch_forget calls this for each.
@@ -250,13 +107,12 @@ impl Filesystem for Adapter {
                 Err(error) => reply.error(self.core.errors.errno(&error)),
             };
         }
-        let core = self.core();
-        self.requests.serve(async move { core.getattr(ino, reply).await });
+        self.requests.serve(self.core().getattr(ino, reply));
     }
 
     fn access(&self, request: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        let (core, caller) = (self.core(), Caller { uid: request.uid(), gid: request.gid() });
-        self.requests.serve(async move { core.access(ino, caller, mask, reply).await });
+        let caller = Caller { uid: request.uid(), gid: request.gid() };
+        self.requests.serve(self.core().access(ino, caller, mask, reply));
     }
 
     fn readlink(&self, _request: &Request, _ino: INodeNo, reply: ReplyData) {
@@ -269,16 +125,14 @@ impl Filesystem for Adapter {
             return reply.error(Errno::ENOSYS);
         }
         let Some(name) = name.to_str() else { return reply.error(Errno::ENODATA) };
-        let (core, name) = (self.core(), name.to_owned());
-        self.requests.serve(async move { core.getxattr(ino, &name, size, reply).await });
+        self.requests.serve(self.core().getxattr(ino, name.to_owned(), size, reply));
     }
 
     fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         if self.xattrs == Xattrs::Off {
             return reply.error(Errno::ENOSYS);
         }
-        let core = self.core();
-        self.requests.serve(async move { core.listxattr(ino, size, reply).await });
+        self.requests.serve(self.core().listxattr(ino, size, reply));
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
@@ -293,8 +147,7 @@ impl Filesystem for Adapter {
         if let Err(errno) = check_open(flags) {
             return reply.error(errno);
         }
-        let core = self.core();
-        self.requests.serve(async move { core.open(ino, reply).await });
+        self.requests.serve(self.core().open(ino, reply));
     }
 
     fn read(
@@ -308,8 +161,8 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let (core, range) = (self.core(), ByteRange::from_len(offset, size.into()));
-        self.requests.serve(async move { core.read(handle, range, flags, reply).await });
+        let range = ByteRange::from_len(offset, size.into());
+        self.requests.serve(self.core().read(handle, range, flags, reply));
     }
 
     fn flush(
@@ -352,8 +205,7 @@ impl Filesystem for Adapter {
     // === Directories ===
 
     fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let core = self.core();
-        self.requests.serve(async move { core.opendir(ino, reply).await });
+        self.requests.serve(self.core().opendir(ino, reply));
     }
 
     fn readdir(
@@ -364,8 +216,7 @@ impl Filesystem for Adapter {
         offset: u64,
         reply: ReplyDirectory,
     ) {
-        let core = self.core();
-        self.requests.serve(async move { core.readdir(handle, offset, reply).await });
+        self.requests.serve(self.core().readdir(handle, offset, reply));
     }
 
     fn readdirplus(
@@ -376,8 +227,7 @@ impl Filesystem for Adapter {
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        let core = self.core();
-        self.requests.serve(async move { core.readdirplus(handle, offset, reply).await });
+        self.requests.serve(self.core().readdirplus(handle, offset, reply));
     }
 
     fn releasedir(
