@@ -9,13 +9,23 @@ mod body;
 mod classify;
 mod client;
 mod clock;
+mod copy;
+mod delete;
 mod get;
 mod head;
 mod header_limit;
 mod lean;
 mod list;
-mod list_body;
+mod multipart;
+mod percent;
+mod put;
+mod quiet;
+mod rename;
+mod send_body;
+mod stored;
 mod transport;
+mod watch;
+mod without_key;
 
 use std::fmt;
 use std::future::Future;
@@ -33,17 +43,20 @@ use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
 use crate::bucket::{
-    Bucket, BucketIdentity, BucketTraits, GetReply, GetRequest, ListPage, ListRequest, ObjectHead,
+    Bucket, BucketIdentity, BucketTraits, CompleteUpload, CopyPart, CopyRequest, CreateUpload, GetReply,
+    GetRequest, ListPage, ListRequest, MAX_DELETE_KEYS, ObjectHead, Part, PutRequest, RenameRequest,
+    UploadId, UploadMarker, UploadPage, UploadPart, Written,
 };
-use crate::config::{BucketType, ClientConfig};
+use crate::config::{BucketType, ClientConfig, UploadChecksums};
 use crate::credentials::{CredentialCache, Held};
 use crate::error::{Error, ErrorKind, Result};
-use crate::key::ObjectKey;
+use crate::key::{KeyPrefix, ObjectKey};
 
 use classify::Signed;
-use client::ClientTemplate;
+use client::{ClientTemplate, Patience};
 use clock::ServerClock;
 use lean::LeanGet;
+use stored::StoredWith;
 
 /// One bucket at Amazon S3 or a service like it.
 pub struct AwsBucket {
@@ -68,6 +81,10 @@ struct Settings {
     expected_owner: Option<String>,
     sse_key: Option<String>,
     sse_key_md5: Option<String>,
+    checksums: UploadChecksums,
+    stored_with: StoredWith,
+    /// Whether objects get tags.
+    tags: bool,
 }
 
 impl Settings {
@@ -78,6 +95,9 @@ impl Settings {
             expected_owner: config.expected_bucket_owner.clone(),
             sse_key: config.sse_customer_key.as_ref().map(|key| key.to_base64()),
             sse_key_md5: config.sse_customer_key.as_ref().map(|key| key.md5_base64()),
+            checksums: config.write.upload_checksums,
+            stored_with: StoredWith::new(config),
+            tags: !config.write.tags.is_empty(),
         }
     }
 
@@ -86,32 +106,47 @@ impl Settings {
     }
 }
 
-/// A client and the region it signs for.
+/// Clients and the region that they sign for.
 struct Connection {
     client: Client,
+    /// For requests with bodies.
+    sending: Client,
+    /// For requests that the server works on for long.
+    finishing: Client,
     region: Arc<str>,
     /// Learnt from the client before the first GET.
     lean_get: OnceCell<Option<LeanGet>>,
 }
 
 impl Connection {
-    fn new(client: Client, region: &str) -> Self {
-        Self { client, region: Arc::from(region), lean_get: OnceCell::new() }
+    fn new(template: &ClientTemplate, region: &str) -> Self {
+        Self {
+            client: template.client(region, Patience::FirstByte),
+            sending: template.client(region, Patience::Send),
+            finishing: template.client(region, Patience::Finish),
+            region: Arc::from(region),
+            lean_get: OnceCell::new(),
+        }
     }
 }
 
 /// What one request is sent with.
 struct Session {
-    client: Client,
-    region: Arc<str>,
-    credentials: Option<Arc<Held>>,
     connection: Arc<Connection>,
+    credentials: Option<Arc<Held>>,
 }
 
 impl Session {
     fn new(connection: &Arc<Connection>, credentials: Option<Arc<Held>>) -> Self {
-        let (client, region) = (connection.client.clone(), Arc::clone(&connection.region));
-        Self { client, region, credentials, connection: Arc::clone(connection) }
+        Self { connection: Arc::clone(connection), credentials }
+    }
+}
+
+impl std::ops::Deref for Session {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
     }
 }
 
@@ -133,7 +168,7 @@ impl AwsBucket {
         };
         let identity =
             BucketIdentity { endpoint: template.identity(), name: Arc::from(format!("s3://{bucket}")) };
-        let connection = Connection::new(template.client(&template.region), &template.region);
+        let connection = Connection::new(&template, &template.region);
         Ok(Self {
             identity,
             traits: BucketTraits {
@@ -189,8 +224,7 @@ impl AwsBucket {
                 return false;
             }
             tracing::info!(bucket = %self.identity.name, region, assumed = %used.region, "the bucket is in another region");
-            let client = self.template.client(region);
-            self.connection.store(Arc::new(Connection::new(client, region)));
+            self.connection.store(Arc::new(Connection::new(&self.template, region)));
         }
         true
     }
@@ -269,6 +303,73 @@ impl Bucket for AwsBucket {
             |session| async move { self.list_once(&session, request).await },
         )
         .await
+    }
+
+    async fn put(&self, request: PutRequest) -> Result<Written> {
+        let request = &request;
+        self.request(request.key.as_str(), |session| async move { self.put_once(&session, request).await })
+            .await
+    }
+
+    async fn create_upload(&self, request: CreateUpload) -> Result<UploadId> {
+        let request = &request;
+        let send = |session| async move { self.create_upload_once(&session, request).await };
+        self.request(request.key.as_str(), send).await
+    }
+
+    async fn upload_part(&self, request: UploadPart) -> Result<Part> {
+        let request = &request;
+        let send = |session| async move { self.upload_part_once(&session, request).await };
+        self.request(request.key.as_str(), send).await
+    }
+
+    async fn copy_part(&self, request: CopyPart) -> Result<Part> {
+        let request = &request;
+        let send = |session| async move { self.copy_part_once(&session, request).await };
+        self.request(request.key.as_str(), send).await
+    }
+
+    async fn complete_upload(&self, request: CompleteUpload) -> Result<Written> {
+        let request = &request;
+        let send = |session| async move { self.complete_upload_once(&session, request).await };
+        self.request(request.key.as_str(), send).await
+    }
+
+    async fn abort_upload(&self, key: &ObjectKey, upload: &UploadId) -> Result<()> {
+        let send = |session| async move { self.abort_upload_once(&session, key, upload).await };
+        self.request(key.as_str(), send).await
+    }
+
+    async fn list_uploads(&self, prefix: &KeyPrefix, marker: Option<UploadMarker>) -> Result<UploadPage> {
+        let marker = marker.as_ref();
+        let send = |session| async move { self.list_uploads_once(&session, prefix, marker).await };
+        self.request(prefix.as_str(), send).await
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<()> {
+        self.request(key.as_str(), |session| async move { self.delete_once(&session, key).await }).await
+    }
+
+    async fn delete_many(&self, keys: &[ObjectKey]) -> Result<Vec<(ObjectKey, Error)>> {
+        if keys.len() > MAX_DELETE_KEYS {
+            let message = format!("{} keys in one request, which takes {MAX_DELETE_KEYS}", keys.len());
+            let error = Error::new(ErrorKind::Invalid, "delete many").with_message(message);
+            return Err(self.named(error, keys[0].as_str()));
+        }
+        let first = keys.first().map_or("", ObjectKey::as_str);
+        self.request(first, |session| async move { self.delete_many_once(&session, keys).await }).await
+    }
+
+    async fn copy(&self, request: CopyRequest) -> Result<Written> {
+        let request = &request;
+        let send = |session| async move { self.copy_once(&session, request).await };
+        self.request(request.target.as_str(), send).await
+    }
+
+    async fn rename(&self, request: RenameRequest) -> Result<()> {
+        let request = &request;
+        let send = |session| async move { self.rename_once(&session, request).await };
+        self.request(request.target.as_str(), send).await
     }
 }
 

@@ -3,6 +3,8 @@
 //! A [`ClientConfig`] is data that may travel to another process. It reads nothing by itself: the environment and the
 //! profile files count only with [`CredentialSource::DefaultChain`], and then through aws-config.
 
+mod write;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +12,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::endpoint::Endpoint;
+
+pub use write::{Encryption, UploadChecksums, WriteConfig};
 
 /// A text that no log shows: `Debug` prints `<redacted>`, and there is no `Display`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -160,6 +164,8 @@ pub struct ClientConfig {
     pub expected_bucket_owner: Option<String>,
     /// The key that the objects are encrypted with.
     pub sse_customer_key: Option<SseCustomerKey>,
+    /// What is stored with every object that is written.
+    pub write: WriteConfig,
     /// Use the bucket's transfer-acceleration endpoint.
     pub transfer_acceleration: bool,
     /// Use an endpoint with IPv6 and IPv4.
@@ -190,6 +196,7 @@ impl Default for ClientConfig {
             requester_pays: false,
             expected_bucket_owner: None,
             sse_customer_key: None,
+            write: WriteConfig::default(),
             transfer_acceleration: false,
             dual_stack: false,
             bucket_type: None,
@@ -234,7 +241,7 @@ impl ClientConfig {
         {
             return Err(ConfigError::ZeroTimeout);
         }
-        Ok(())
+        self.write.validate(self.sse_customer_key.is_some())
     }
 }
 
@@ -264,6 +271,20 @@ pub enum ConfigError {
     /// A header would be broken.
     #[error("the user-agent prefix may hold printable ASCII alone")]
     UserAgent,
+    /// A name that no header can have.
+    #[error("the {what} {name:?} has characters that no header takes")]
+    Name {
+        /// What it was to be.
+        what: &'static str,
+        /// As given.
+        name: String,
+    },
+    /// Two ways to encrypt.
+    #[error("objects are encrypted with a customer's key (SSE-C) or by a key of the store, not both")]
+    TwoEncryptions,
+    /// More or longer tags than S3 takes.
+    #[error("an object has at most 10 tags, with names of 1 to 128 characters and values of up to 256")]
+    Tags,
     /// Nothing answers in no time.
     #[error("a time limit of zero lets nothing succeed")]
     ZeroTimeout,

@@ -37,7 +37,7 @@ pub use bucket::{
     UploadMeta, UploadPage, UploadPart, WriteCondition, Written,
 };
 pub use checksum::{Checksum, ChecksumAlgorithm};
-pub use config::{ClientConfig, CredentialSource};
+pub use config::{BucketType, ClientConfig, CredentialSource, Encryption, UploadChecksums, WriteConfig};
 pub use directory::DirectoryBucket;
 pub use error::{Error, ErrorKind, Result};
 pub use key::{ByteRange, ContinuationToken, ETag, KeyPrefix, ObjectKey};

@@ -12,8 +12,9 @@ use aws_smithy_types::DateTime;
 use aws_smithy_types::date_time::Format;
 
 use super::header_limit::TooLarge;
-use super::list_body::ListFault;
+use super::quiet::Silence;
 use super::transport::TransportFault;
+use super::watch::AnswerFault;
 use crate::endpoint::{host_of_location, region_of_aws_host};
 use crate::error::{Error, ErrorKind};
 
@@ -72,8 +73,15 @@ fn kind_of(refusal: &Refusal<'_>, signed: Signed<'_>, other_region: bool) -> Err
     if other_region && (redirect || region_code || (refusal.status == 400 && refusal.code.is_none())) {
         return ErrorKind::WrongRegion;
     }
-    if let Some((_, kind)) = refusal.code.and_then(|code| KIND_BY_CODE.iter().find(|(c, _)| *c == code)) {
-        return *kind;
+    match (refusal.operation, refusal.code) {
+        // If-Match where there is nothing to match.
+        ("put" | "complete upload", Some("NoSuchKey")) => return ErrorKind::PreconditionFailed,
+        // Somebody else wrote between the upload's beginning and its end; the parts cannot be used again (CompleteMultipartUpload).
+        ("complete upload", Some("ConditionalRequestConflict")) => return ErrorKind::PreconditionFailed,
+        _ => {}
+    }
+    if let Some(kind) = refusal.code.and_then(kind_of_code) {
+        return kind;
     }
     match refusal.status {
         200..=299 => ErrorKind::Corrupt,
@@ -89,10 +97,17 @@ fn kind_of(refusal: &Refusal<'_>, signed: Signed<'_>, other_region: bool) -> Err
         405 | 501 => ErrorKind::Unsupported,
         408 | 409 | 425 => ErrorKind::Transient,
         412 => ErrorKind::PreconditionFailed,
+        413 => ErrorKind::TooLarge,
+        507 => ErrorKind::NoSpace,
         429 | 503 => ErrorKind::Throttled,
         500..=599 => ErrorKind::Transient,
         _ => ErrorKind::Invalid,
     }
+}
+
+/// What a code means, whatever the status.
+pub(super) fn kind_of_code(code: &str) -> Option<ErrorKind> {
+    KIND_BY_CODE.iter().find(|(c, _)| *c == code).map(|(_, kind)| *kind)
 }
 
 /// Codes that mean another region when the answer names one.
@@ -107,6 +122,7 @@ const REGION_CODES: [&str; 4] = [
 const KIND_BY_CODE: &[(&str, ErrorKind)] = &[
     ("NoSuchKey", ErrorKind::NotFound),
     ("NoSuchVersion", ErrorKind::NotFound),
+    ("NoSuchUpload", ErrorKind::NoSuchUpload),
     ("NoSuchBucket", ErrorKind::NoSuchBucket),
     ("NoSuchAccessPoint", ErrorKind::NoSuchBucket),
     ("AccessDenied", ErrorKind::Forbidden),
@@ -133,11 +149,22 @@ const KIND_BY_CODE: &[(&str, ErrorKind)] = &[
     ("InvalidToken", ErrorKind::CredentialsExpired),
     ("TokenRefreshRequired", ErrorKind::CredentialsExpired),
     ("RequestExpired", ErrorKind::CredentialsExpired),
+    ("BadDigest", ErrorKind::Corrupt),
     ("InternalError", ErrorKind::Transient),
+    ("ConditionalRequestConflict", ErrorKind::Transient),
+    ("IncompleteBody", ErrorKind::Transient),
     ("OperationAborted", ErrorKind::Transient),
     ("RequestTimeTooSkewed", ErrorKind::Transient),
     ("RequestTimeout", ErrorKind::Transient),
     ("InvalidObjectState", ErrorKind::Archived),
+    ("EntityTooLarge", ErrorKind::TooLarge),
+    ("QuotaExceeded", ErrorKind::NoSpace),
+    ("XMinioAdminBucketQuotaExceeded", ErrorKind::NoSpace),
+    ("XMinioStorageFull", ErrorKind::NoSpace),
+    ("EntityTooSmall", ErrorKind::Invalid),
+    ("InvalidPart", ErrorKind::Invalid),
+    ("InvalidPartOrder", ErrorKind::Invalid),
+    ("MalformedXML", ErrorKind::Invalid),
     ("InvalidArgument", ErrorKind::Invalid),
     ("InvalidBucketName", ErrorKind::Invalid),
     ("InvalidRange", ErrorKind::Invalid),
@@ -177,6 +204,15 @@ fn message_of(kind: ErrorKind, refusal: &Refusal<'_>, region: Option<&str>) -> O
 fn permission_of(operation: &str) -> &'static str {
     match operation {
         "list" => "access denied; listing needs s3:ListBucket on the bucket",
+        "list uploads" => "access denied; this needs s3:ListBucketMultipartUploads on the bucket",
+        "put" | "create upload" | "upload part" | "complete upload" | "rename" => {
+            "access denied; writing needs s3:PutObject on the key"
+        }
+        "copy" | "copy part" => {
+            "access denied; copying needs s3:GetObject on the source and s3:PutObject on the target"
+        }
+        "abort upload" => "access denied; this needs s3:AbortMultipartUpload on the key",
+        "delete" | "delete many" => "access denied; deleting needs s3:DeleteObject on the key",
         _ => {
             "access denied; reading needs s3:GetObject on the key, and s3:ListBucket to tell missing keys from forbidden ones"
         }
@@ -217,7 +253,7 @@ where
     if let Some(own) = in_chain::<Error>(&error) {
         return own.clone();
     }
-    if let Some(fault) = in_chain::<ListFault>(&error) {
+    if let Some(fault) = in_chain::<AnswerFault>(&error) {
         let out = Error::new(ErrorKind::Corrupt, operation).with_message(fault.to_string());
         let raw = error.raw_response();
         return match raw {
@@ -225,6 +261,10 @@ where
             None => out,
         }
         .with_source(error);
+    }
+    if let Some(silence) = in_chain::<Silence>(&error) {
+        let text = silence.to_string();
+        return Error::new(ErrorKind::Transient, operation).with_message(text).with_source(error);
     }
     match &error {
         SdkError::ServiceError(service) => {

@@ -1,6 +1,7 @@
 //! Puts a `ClientConfig` into the SDK's terms: credentials, endpoint, addressing, limits; all but the region, which may change.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_config::provider_config::ProviderConfig;
 use aws_credential_types::Credentials;
@@ -20,6 +21,7 @@ use aws_types::service_config::ServiceConfigKey;
 
 use super::clock::ServerClock;
 use super::header_limit::HeaderLimit;
+use super::quiet::SILENCE_LIMIT;
 use crate::config::{AddressingStyle, BucketType, ClientConfig, CredentialSource, StaticKeys};
 use crate::credentials::{CredentialCache, default_chain};
 use crate::endpoint::{Endpoint, Scheme};
@@ -27,12 +29,24 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::http_client::http_client;
 use crate::region::{DEFAULT_REGION, discover_region};
 
-/// Clients of one bucket, one per region that it turns out to be in.
+/// How long a client waits from sending a request to the answer's headers. (The SDK counts the request's body to that time.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// As long as the first byte of a read may take.
+    FirstByte,
+    /// For ever: how long a body takes is for whoever watches its progress to judge.
+    Send,
+    /// As long as an answer that takes work may be silent.
+    Finish,
+}
+
+/// Clients of one bucket, some per region that it turns out to be in.
 pub(super) struct ClientTemplate {
     builder: Builder,
     /// What the clients send with.
     pub(super) http: SharedHttpClient,
     endpoint: Option<Endpoint>,
+    connect_timeout: Duration,
     /// The region to begin with.
     pub(super) region: Arc<str>,
     /// `None` if requests are not signed.
@@ -82,12 +96,21 @@ impl ClientTemplate {
         }
         builder.push_interceptor(aws_sdk_s3::config::SharedInterceptor::new(UserAgent::new(config)));
         builder.push_interceptor(aws_sdk_s3::config::SharedInterceptor::new(HeaderLimit));
-        Ok(Self { builder, http, endpoint, region: Arc::from(region.name), credentials })
+        let connect_timeout = config.connect_timeout;
+        let region = Arc::from(region.name);
+        Ok(Self { builder, http, endpoint, connect_timeout, region, credentials })
     }
 
-    /// A client that signs for `region`. All share the pool of connections.
-    pub(super) fn client(&self, region: &str) -> Client {
-        Client::from_conf(self.builder.clone().region(Region::new(region.to_owned())).build())
+    /// A client that signs for `region`. Those with the same patience share a pool of connections.
+    pub(super) fn client(&self, region: &str, patience: Patience) -> Client {
+        let builder = self.builder.clone().region(Region::new(region.to_owned()));
+        let limits = TimeoutConfig::builder().connect_timeout(self.connect_timeout);
+        let limits = match patience {
+            Patience::FirstByte => return Client::from_conf(builder.build()),
+            Patience::Send => limits.disable_read_timeout(),
+            Patience::Finish => limits.read_timeout(SILENCE_LIMIT),
+        };
+        Client::from_conf(builder.timeout_config(limits.build()).build())
     }
 
     /// The part of the identity that tells equal bucket names apart. Names at Amazon are unique within a partition, whatever the region.

@@ -4,7 +4,7 @@ use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use aws_sdk_s3::types::EncodingType;
 
 use super::head::{storage_class, timestamp};
-use super::list_body::WatchListing;
+use super::watch::WatchAnswer;
 use super::{AwsBucket, Sent, Session};
 use crate::bucket::{ListPage, ListRequest, ListedObject, ObjectMeta};
 use crate::error::{Error, ErrorKind, Result};
@@ -27,7 +27,7 @@ impl AwsBucket {
             .set_request_payer(self.settings.request_payer.clone())
             .set_expected_bucket_owner(self.settings.expected_owner.clone())
             .customize()
-            .interceptor(WatchListing);
+            .interceptor(WatchAnswer::named("ListBucketResult"));
         let output = call.send().await.sent("list", session, self)?;
         to_page(&output, request.max_keys)
     }
@@ -94,7 +94,7 @@ fn next_token(output: &ListObjectsV2Output) -> Result<Option<ContinuationToken>>
 }
 
 /// Undoes `encoding-type=url`, which is form encoding: `+` is a space. `None` for a broken escape or what is not UTF-8.
-fn decode_name(text: &str) -> Option<String> {
+pub(super) fn decode_name(text: &str) -> Option<String> {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {

@@ -312,6 +312,23 @@ pub struct UploadMarker {
     pub(crate) upload: String,
 }
 
+impl UploadMarker {
+    /// After the upload `upload` of `key`.
+    pub fn new(key: impl Into<String>, upload: impl Into<String>) -> Self {
+        Self { key: key.into(), upload: upload.into() }
+    }
+
+    /// The key of the last upload before the page.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The last upload before the page.
+    pub fn upload(&self) -> &str {
+        &self.upload
+    }
+}
+
 /// One page of the uploads under way.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct UploadPage {

@@ -17,26 +17,27 @@ use http_body::{Body, Frame, SizeHint};
 const MAX_BODY_BYTES: usize = 16 << 20;
 /// A listing nests 4 deep (`ListBucketResult/Contents/Owner/ID`).
 const MAX_DEPTH: i32 = 32;
-const END: &[u8] = b"</ListBucketResult>";
 /// Closing tag and the white space after it.
 const TAIL_BYTES: usize = 64;
 
-/// Why a body is no whole listing.
+/// Why a body is no whole list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum ListFault {
-    #[error("the listing is over {} MiB long", MAX_BODY_BYTES >> 20)]
+pub(crate) enum AnswerFault {
+    #[error("the answer is over {} MiB long", MAX_BODY_BYTES >> 20)]
     TooLong,
-    #[error("the listing nests more than {MAX_DEPTH} elements")]
+    #[error("the answer nests more than {MAX_DEPTH} elements")]
     TooDeep,
-    #[error("the listing was cut: it does not end with </ListBucketResult>")]
-    Cut,
-    #[error("the answer to LIST is no listing; this may be no S3 endpoint")]
-    NotAListing,
+    #[error("the answer was cut: it does not end with </{0}>")]
+    Cut(&'static str),
+    #[error("the answer is no {0}; this may be no S3 endpoint")]
+    NotXml(&'static str),
 }
 
 /// Judges the bytes of one body, in order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Watch {
+    /// The name of the root element.
+    root: &'static str,
     seen: usize,
     xml: XmlDepth,
     head: Vec<u8>,
@@ -44,27 +45,34 @@ struct Watch {
 }
 
 impl Watch {
-    fn feed(&mut self, bytes: &[u8]) -> Result<(), ListFault> {
+    fn of(root: &'static str) -> Self {
+        Self { root, seen: 0, xml: XmlDepth::default(), head: Vec::new(), tail: Vec::new() }
+    }
+
+    fn feed(&mut self, bytes: &[u8]) -> Result<(), AnswerFault> {
         self.seen += bytes.len();
         if self.seen > MAX_BODY_BYTES {
-            return Err(ListFault::TooLong);
+            return Err(AnswerFault::TooLong);
         }
         let missing = HEAD_BYTES.saturating_sub(self.head.len()).min(bytes.len());
         self.head.extend_from_slice(&bytes[..missing]);
         self.tail.extend_from_slice(&bytes[bytes.len().saturating_sub(TAIL_BYTES)..]);
         let excess = self.tail.len().saturating_sub(TAIL_BYTES);
         self.tail.drain(..excess);
-        if self.xml.feed(bytes) > MAX_DEPTH { Err(ListFault::TooDeep) } else { Ok(()) }
+        if self.xml.feed(bytes) > MAX_DEPTH { Err(AnswerFault::TooDeep) } else { Ok(()) }
     }
 
-    fn end(&self) -> Result<(), ListFault> {
-        if self.tail.trim_ascii_end().ends_with(END) {
+    fn end(&self) -> Result<(), AnswerFault> {
+        let contains = |name: String| self.head.windows(name.len()).any(|w| w == name.as_bytes());
+        let begun = contains(format!("<{}", self.root));
+        let tail = self.tail.trim_ascii_end();
+        let closed = tail.ends_with(format!("</{}>", self.root).as_bytes()) || tail.ends_with(b"/>");
+        if begun && closed && self.xml.depth == 0 {
             return Ok(());
         }
-        let listing = self.head.windows(17).any(|w| w == b"<ListBucketResult");
         // Cut before the root element can be told from a page of something else by its beginning alone.
         let xml = self.head.is_empty() || self.head.starts_with(b"<?xml");
-        Err(if listing || xml { ListFault::Cut } else { ListFault::NotAListing })
+        Err(if begun || xml { AnswerFault::Cut(self.root) } else { AnswerFault::NotXml(self.root) })
     }
 }
 
@@ -170,14 +178,21 @@ impl Body for WatchedBody {
     }
 }
 
-/// Puts a [`WatchedBody`] around the answer of one LIST.
+/// Puts a [`WatchedBody`] around one answer.
 #[derive(Debug)]
-pub(crate) struct WatchListing;
+pub(crate) struct WatchAnswer(&'static str);
+
+impl WatchAnswer {
+    /// The answer's root element has this name.
+    pub(crate) fn named(root: &'static str) -> Self {
+        Self(root)
+    }
+}
 
 #[aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint]
-impl Intercept for WatchListing {
+impl Intercept for WatchAnswer {
     fn name(&self) -> &'static str {
-        "WatchListing"
+        "WatchAnswer"
     }
 
     fn modify_before_deserialization(
@@ -189,7 +204,7 @@ impl Intercept for WatchListing {
         let response = context.response_mut();
         let whole = response.status().is_success();
         let inner = response.take_body();
-        let watched = WatchedBody { inner, watch: Watch::default(), whole, done: false };
+        let watched = WatchedBody { inner, watch: Watch::of(self.0), whole, done: false };
         *response.body_mut() = SdkBody::from_body_1_x(watched);
         Ok(())
     }
@@ -199,11 +214,13 @@ impl Intercept for WatchListing {
 mod tests {
     use super::*;
 
-    fn judge(body: &[u8]) -> Result<(), ListFault> {
+    const ROOT: &str = "ListBucketResult";
+
+    fn judge(body: &[u8]) -> Result<(), AnswerFault> {
         // One byte at a time: a fault must not depend on where the network cuts.
-        let mut split = Watch::default();
+        let mut split = Watch::of(ROOT);
         let split = body.iter().try_for_each(|b| split.feed(&[*b])).and_then(|()| split.end());
-        let mut whole = Watch::default();
+        let mut whole = Watch::of(ROOT);
         let whole = whole.feed(body).and_then(|()| whole.end());
         assert_eq!(split, whole);
         whole
@@ -213,6 +230,7 @@ mod tests {
     fn a_whole_listing_passes() {
         for body in [
             "<?xml version=\"1.0\"?>\n<ListBucketResult xmlns=\"x/y\"><A/><IsTruncated>false</IsTruncated></ListBucketResult>",
+            "<?xml version=\"1.0\"?><ListBucketResult xmlns=\"x\"/>",
             "<ListBucketResult><Contents><Owner><ID>1</ID></Owner></Contents></ListBucketResult>\n  \n",
         ] {
             assert_eq!(judge(body.as_bytes()), Ok(()), "{body}");
@@ -224,10 +242,17 @@ mod tests {
         let body =
             "<?xml version=\"1.0\"?><ListBucketResult><Contents><Key>a</Key></Contents></ListBucketResult>";
         for len in 0..body.len() {
-            let expected = if len == 0 || len >= 5 { ListFault::Cut } else { ListFault::NotAListing };
+            let expected =
+                if len == 0 || len >= 5 { AnswerFault::Cut(ROOT) } else { AnswerFault::NotXml(ROOT) };
             assert_eq!(judge(&body.as_bytes()[..len]), Err(expected), "{len}");
         }
-        assert_eq!(judge(b"<!doctype html><html>Please log in</html>"), Err(ListFault::NotAListing));
+        assert_eq!(judge(b"<!doctype html><html>Please log in</html>"), Err(AnswerFault::NotXml(ROOT)));
+    }
+
+    #[test]
+    fn an_answer_of_another_kind_is_told() {
+        assert_eq!(judge(b"<Error><Code>InternalError</Code></Error>"), Err(AnswerFault::NotXml(ROOT)));
+        assert_eq!(judge(b"<ListBucketResult><Contents><Key/>"), Err(AnswerFault::Cut(ROOT)));
     }
 
     #[test]
@@ -236,14 +261,14 @@ mod tests {
             format!("<ListBucketResult>{}{}</ListBucketResult>", "<a b=\"/\">".repeat(n), "</a>".repeat(n))
         };
         assert_eq!(judge(nested(31).as_bytes()), Ok(()));
-        assert_eq!(judge(nested(32).as_bytes()), Err(ListFault::TooDeep));
+        assert_eq!(judge(nested(32).as_bytes()), Err(AnswerFault::TooDeep));
         let many = format!("<ListBucketResult>{}</ListBucketResult>", "<a/><b></b>".repeat(1000));
         assert_eq!(judge(many.as_bytes()), Ok(()));
-        let mut watch = Watch::default();
+        let mut watch = Watch::of(ROOT);
         let mebibyte = vec![b' '; 1 << 20];
         for _ in 0..16 {
             watch.feed(&mebibyte).unwrap();
         }
-        assert_eq!(watch.feed(b" "), Err(ListFault::TooLong));
+        assert_eq!(watch.feed(b" "), Err(AnswerFault::TooLong));
     }
 }

@@ -1,0 +1,50 @@
+//! PutObject: the bytes with their checksum in a header, so that nothing is hashed twice and no trailer is needed.
+
+use super::stored::{ChecksumHeaders, conditions, metadata};
+use super::{AwsBucket, Sent, Session, send_body};
+use crate::bucket::{PutRequest, Written};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::ETag;
+
+const OPERATION: &str = "put";
+
+impl AwsBucket {
+    pub(super) async fn put_once(&self, session: &Session, request: &PutRequest) -> Result<Written> {
+        let settings = &self.settings;
+        let checksum = ChecksumHeaders::of(settings.checksums.of(&request.body));
+        let (if_match, if_none_match) = conditions(&request.condition);
+        let call = session
+            .sending
+            .put_object()
+            .bucket(&settings.bucket)
+            .key(request.key.as_str())
+            .body(send_body::byte_stream(&request.body))
+            .set_content_type(request.attributes.content_type.clone())
+            .set_metadata(metadata(&request.attributes))
+            .set_if_match(if_match)
+            .set_if_none_match(if_none_match)
+            .set_checksum_crc32_c(checksum.crc32c.clone())
+            .set_checksum_crc64_nvme(checksum.crc64nvme.clone())
+            .set_request_payer(settings.request_payer.clone())
+            .set_expected_bucket_owner(settings.expected_owner.clone())
+            .set_sse_customer_algorithm(settings.sse_algorithm())
+            .set_sse_customer_key(settings.sse_key.clone())
+            .set_sse_customer_key_md5(settings.sse_key_md5.clone())
+            .customize()
+            .disable_payload_signing()
+            .interceptor(settings.stored_with.clone());
+        let output = call.send().await.sent(OPERATION, session, self);
+        let output = output.map_err(|error| settings.checksums.explain(error))?;
+        checksum.check(OPERATION, output.checksum_crc32_c(), output.checksum_crc64_nvme())?;
+        Ok(Written { etag: named(OPERATION, output.e_tag())?, version_id: output.version_id })
+    }
+}
+
+/// The ETag of an answer. What writes objects names their version; an answer that does not is somebody else's.
+pub(super) fn named(operation: &'static str, etag: Option<&str>) -> Result<Option<ETag>> {
+    match etag.filter(|etag| !etag.is_empty()) {
+        Some(etag) => Ok(Some(ETag::new(etag))),
+        None => Err(Error::new(ErrorKind::Corrupt, operation)
+            .with_message("the answer has no ETag; something between here and S3 may answer in its place")),
+    }
+}
