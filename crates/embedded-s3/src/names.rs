@@ -1,5 +1,6 @@
 //! Keys on the wire: percent-encoding both ways, and what a request's target asks for.
 
+use hyper::header::HeaderMap;
 use hyper::{Method, Uri};
 use sluicefs_s3_client::testing::Operation;
 
@@ -13,25 +14,50 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    pub(crate) fn of(method: &Method, uri: &Uri) -> Self {
+    pub(crate) fn of(method: &Method, uri: &Uri, headers: &HeaderMap) -> Self {
         // Only the first slash is the path's own: a key may begin with one.
         let path = uri.path().strip_prefix('/').unwrap_or_default();
         let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
         let query = uri.query().unwrap_or_default();
-        let operation = match (method, key.is_empty()) {
-            (&Method::GET, true) if value(query, "list-type").is_some() => Operation::List,
-            (&Method::GET | &Method::HEAD, true) => Operation::Bucket,
-            (&Method::GET, false) => Operation::Get,
-            (&Method::HEAD, false) => Operation::Head,
-            (&Method::PUT, false) => Operation::Put,
-            (&Method::DELETE, false) => Operation::Delete,
-            _ => Operation::Other,
-        };
+        let copies = headers.contains_key("x-amz-copy-source");
+        let operation =
+            if key.is_empty() { of_bucket(method, query) } else { of_object(method, query, copies) };
         let key = match operation {
-            Operation::List => decode(value(query, "prefix").unwrap_or_default(), Plus::Space),
+            Operation::List | Operation::ListUploads => {
+                decode(value(query, "prefix").unwrap_or_default(), Plus::Space)
+            }
             _ => decode(key, Plus::Plus),
         };
         Self { operation, bucket: decode(bucket, Plus::Plus), key }
+    }
+}
+
+fn of_bucket(method: &Method, query: &str) -> Operation {
+    let has = |name| value(query, name).is_some();
+    match *method {
+        Method::GET if has("list-type") => Operation::List,
+        Method::GET if has("uploads") => Operation::ListUploads,
+        Method::POST if has("delete") => Operation::DeleteMany,
+        Method::GET | Method::HEAD => Operation::Bucket,
+        _ => Operation::Other,
+    }
+}
+
+fn of_object(method: &Method, query: &str, copies: bool) -> Operation {
+    let has = |name| value(query, name).is_some();
+    match (method.clone(), has("uploadId")) {
+        (Method::GET, false) => Operation::Get,
+        (Method::HEAD, _) => Operation::Head,
+        (Method::PUT, true) if copies => Operation::CopyPart,
+        (Method::PUT, true) => Operation::UploadPart,
+        (Method::PUT, false) if copies => Operation::Copy,
+        (Method::PUT, false) if has("renameObject") => Operation::Rename,
+        (Method::PUT, false) => Operation::Put,
+        (Method::POST, true) => Operation::CompleteUpload,
+        (Method::POST, false) if has("uploads") => Operation::CreateUpload,
+        (Method::DELETE, true) => Operation::AbortUpload,
+        (Method::DELETE, false) => Operation::Delete,
+        _ => Operation::Other,
     }
 }
 
@@ -80,6 +106,11 @@ pub(crate) fn form_encode(text: &str) -> String {
     out
 }
 
+/// Undoes the percent-encoding of a path.
+pub(crate) fn path_decode(text: &str) -> String {
+    decode(text, Plus::Plus)
+}
+
 /// Undoes [`form_encode`].
 pub(crate) fn form_decode(text: &str) -> String {
     decode(text, Plus::Space)
@@ -92,6 +123,11 @@ mod tests {
     #[test]
     fn targets_are_told_by_method_path_and_query() {
         use Operation::*;
+        let mut copies = HeaderMap::new();
+        copies.insert("x-amz-copy-source", "b/from".parse().unwrap());
+        let of_copy = |uri: &str| Target::of(&Method::PUT, &uri.parse().unwrap(), &copies).operation;
+        assert_eq!(of_copy("/b/k"), Copy);
+        assert_eq!(of_copy("/b/k?partNumber=1&uploadId=u"), CopyPart);
         for (method, uri, operation, bucket, key) in [
             ("GET", "/b/k", Get, "b", "k"),
             ("GET", "/b//a%20b%2Bc+d/../e", Get, "b", "/a b+c+d/../e"),
@@ -101,9 +137,16 @@ mod tests {
             ("HEAD", "/b", Bucket, "b", ""),
             ("PUT", "/b/k", Put, "b", "k"),
             ("DELETE", "/b/k", Delete, "b", "k"),
-            ("POST", "/b?delete", Other, "b", ""),
+            ("POST", "/b?delete", DeleteMany, "b", ""),
+            ("POST", "/b/k?uploads", CreateUpload, "b", "k"),
+            ("PUT", "/b/k?partNumber=1&uploadId=u", UploadPart, "b", "k"),
+            ("POST", "/b/k?uploadId=u", CompleteUpload, "b", "k"),
+            ("DELETE", "/b/k?uploadId=u", AbortUpload, "b", "k"),
+            ("GET", "/b?uploads&prefix=a%2F", ListUploads, "b", "a/"),
+            ("PUT", "/b/k?renameObject", Rename, "b", "k"),
+            ("POST", "/b/k?select", Other, "b", "k"),
         ] {
-            let target = Target::of(&method.parse().unwrap(), &uri.parse().unwrap());
+            let target = Target::of(&method.parse().unwrap(), &uri.parse().unwrap(), &HeaderMap::new());
             let expected = Target { operation, bucket: bucket.into(), key: key.into() };
             assert_eq!(target, expected, "{method} {uri}");
         }

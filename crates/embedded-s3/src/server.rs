@@ -1,7 +1,6 @@
 //! The socket: accepting, serving, recording and stopping.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -22,12 +21,13 @@ use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{S3Result, s3_error};
 use sluicefs_s3_client::testing::{FaultPlan, MemoryBucket, Operation, RequestCounts};
+use sluicefs_s3_client::{Bucket as _, ETag, ErrorKind, ObjectKey, RenameRequest, WriteCondition};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::names::Target;
+use crate::names::{Target, path_decode};
 use crate::store::Store;
 use crate::wire::{self, BoxError, ConnectionFate, Lie, WireBody, WireFault};
 
@@ -238,7 +238,7 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream) {
     let socket = Socket { stream, fate: Arc::clone(&fate) };
     let service = service_fn(move |request| {
         let (shared, fate) = (Arc::clone(&shared), Arc::clone(&fate));
-        async move { Ok::<_, Infallible>(shared.answer(request, &fate).await) }
+        async move { shared.answer(request, &fate).await }
     });
     let serving =
         http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(socket), service);
@@ -247,21 +247,44 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream) {
     }
 }
 
+/// Ends a connection instead of a reply.
+#[derive(Debug)]
+struct HangUp;
+
+impl fmt::Display for HangUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a fault ends the connection")
+    }
+}
+
+impl std::error::Error for HangUp {}
+
 impl Shared {
-    async fn answer(&self, request: Request<Incoming>, fate: &Arc<ConnectionFate>) -> Response<WireBody> {
-        let target = Target::of(request.method(), request.uri());
+    /// The reply; an error ends the connection without one.
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        fate: &Arc<ConnectionFate>,
+    ) -> Result<Response<WireBody>, HangUp> {
+        let target = Target::of(request.method(), request.uri(), request.headers());
         self.counts.count(target.operation);
         let number = self.record(&request, &target);
         let faults = self.faults.faults(target.operation, &target.key);
+        let lost = faults.iter().any(|fault| matches!(fault, WireFault::AnswerLost));
         let response = match self.answer_with(request, &target, faults, fate).await {
             Ok(response) => response,
+            Err(_) if fate.is_reset() => return Err(HangUp),
             Err(error) => {
                 tracing::error!(%error, "the embedded server failed");
                 wire::replacement(&WireFault::internal_error()).expect("a status replaces the reply")
             }
         };
+        if lost {
+            fate.doom();
+            return Err(HangUp);
+        }
         self.note_status(number, response.status().as_u16());
-        response
+        Ok(response)
     }
 
     async fn answer_with(
@@ -286,12 +309,48 @@ impl Shared {
             return Ok(response);
         }
         request.extensions_mut().insert(Lie::from_faults(&faults));
-        let response = self.service.call(request.map(s3s::Body::from)).await.map_err(BoxError::from)?;
-        let mut response = response.map(|body| body.map_err(BoxError::from).boxed_unsync());
+        let mut response = if target.operation == Operation::Rename {
+            self.rename(&request, target).await
+        } else {
+            let request = request.map(|body| hindered(body, &faults, fate));
+            let response = self.service.call(request).await.map_err(BoxError::from)?;
+            response.map(|body| body.map_err(BoxError::from).boxed_unsync())
+        };
+        if fate.is_reset() {
+            return Err(HangUp.into());
+        }
         for fault in faults {
             response = wire::spoil(response, fault, fate).await?;
         }
         Ok(response)
+    }
+
+    /// RenameObject, which the protocol's crate does not know. Signatures are not looked at.
+    async fn rename(&self, request: &Request<Incoming>, target: &Target) -> Response<WireBody> {
+        let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+        let bucket = self.buckets.iter().find(|(name, _)| *name == target.bucket).map(|(_, bucket)| bucket);
+        let source = path_decode(header("x-amz-rename-source").unwrap_or_default());
+        let source = ObjectKey::new(source.strip_prefix('/').unwrap_or(&source));
+        let (Some(bucket), Ok(source), Ok(key)) = (bucket, source, ObjectKey::new(target.key.as_str()))
+        else {
+            return wire::error(400, "InvalidRequest");
+        };
+        let condition = match (header("if-match"), header("if-none-match")) {
+            (Some(etag), _) => WriteCondition::Matches(ETag::new(etag)),
+            (None, Some("*")) => WriteCondition::Absent,
+            _ => WriteCondition::Any,
+        };
+        let source_if_match = header("x-amz-rename-source-if-match").map(ETag::new);
+        let request = RenameRequest { source, source_if_match, target: key, condition };
+        match bucket.rename(request).await {
+            Ok(()) => wire::empty(),
+            Err(error) => match error.kind() {
+                ErrorKind::NotFound => wire::error(404, "NoSuchKey"),
+                ErrorKind::PreconditionFailed => wire::error(412, "PreconditionFailed"),
+                ErrorKind::Unsupported => wire::error(501, "NotImplemented"),
+                _ => wire::error(400, "InvalidRequest"),
+            },
+        }
     }
 
     fn change(&self, bucket: &str, change: impl Fn(&MemoryBucket)) {
@@ -324,6 +383,15 @@ impl Shared {
             record.status = Some(status);
         }
     }
+}
+
+fn hindered(body: Incoming, faults: &[WireFault], fate: &Arc<ConnectionFate>) -> s3s::Body {
+    if !faults.iter().any(wire::hinders) {
+        return s3s::Body::from(body);
+    }
+    let body = body.map_err(BoxError::from).boxed_unsync();
+    let body = faults.iter().fold(body, |body, fault| wire::hinder(body, fault, fate));
+    s3s::Body::http_body_unsync(body)
 }
 
 /// A stream that ends in a reset when the faults say so.

@@ -1,16 +1,18 @@
 //! The `s3s` view of buckets in memory: each S3 operation in a few lines, and the lies it tells when a fault asks for them.
 
+mod write;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
-use futures::{TryStreamExt, stream};
+use bytes::Bytes;
+use futures::stream;
 use s3s::crypto::{Checksum as _, Crc64Nvme};
 use s3s::dto::{self, Timestamp};
-use s3s::{S3, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
+use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
 use sluicefs_s3_client::testing::memory::StoredObject;
 use sluicefs_s3_client::testing::{Content, MemoryBucket};
 use sluicefs_s3_client::{
@@ -197,34 +199,57 @@ impl S3 for Store {
         &self,
         request: S3Request<dto::PutObjectInput>,
     ) -> S3Result<S3Response<dto::PutObjectOutput>> {
-        let input = request.input;
-        let bucket = self.bucket(&input.bucket)?;
-        let body = match input.body {
-            Some(body) => body.try_fold(BytesMut::new(), |mut all, piece| async move {
-                all.extend_from_slice(&piece);
-                Ok(all)
-            }),
-            None => return Err(s3_error!(IncompleteBody)),
-        };
-        let body =
-            body.await.map_err(|error| s3s::S3Error::with_source(S3ErrorCode::IncompleteBody, error))?;
-        if input.if_none_match.is_some_and(|tag| tag.is_any()) && bucket.object(&input.key).is_some() {
-            return Err(s3_error!(PreconditionFailed));
-        }
-        let etag = bucket.put_with(&input.key, body.freeze(), |head| {
-            if input.content_type.is_some() {
-                head.content_type = input.content_type;
-            }
-            head.user_metadata = input.metadata.into_iter().flatten().collect();
-            if let Some(class) = input.storage_class {
-                head.meta.storage_class = StorageClass::parse(class.as_str());
-            }
-        });
-        if let Some(checksum) = &input.checksum_crc64nvme {
-            bucket.set_crc64nvme(&input.key, checksum);
-        }
-        let e_tag = dto::ETag::parse_http_header(etag.to_string().as_bytes()).ok();
-        Ok(S3Response::new(dto::PutObjectOutput { e_tag, ..Default::default() }))
+        self.put(request.input).await.map(S3Response::new)
+    }
+
+    async fn create_multipart_upload(
+        &self,
+        request: S3Request<dto::CreateMultipartUploadInput>,
+    ) -> S3Result<S3Response<dto::CreateMultipartUploadOutput>> {
+        self.create_upload(request.input).await.map(S3Response::new)
+    }
+
+    async fn upload_part(
+        &self,
+        request: S3Request<dto::UploadPartInput>,
+    ) -> S3Result<S3Response<dto::UploadPartOutput>> {
+        Store::upload_part(self, request.input).await.map(S3Response::new)
+    }
+
+    async fn upload_part_copy(
+        &self,
+        request: S3Request<dto::UploadPartCopyInput>,
+    ) -> S3Result<S3Response<dto::UploadPartCopyOutput>> {
+        self.copy_part(request.input).await.map(S3Response::new)
+    }
+
+    async fn complete_multipart_upload(
+        &self,
+        request: S3Request<dto::CompleteMultipartUploadInput>,
+    ) -> S3Result<S3Response<dto::CompleteMultipartUploadOutput>> {
+        self.complete_upload(request.input).await.map(S3Response::new)
+    }
+
+    async fn abort_multipart_upload(
+        &self,
+        request: S3Request<dto::AbortMultipartUploadInput>,
+    ) -> S3Result<S3Response<dto::AbortMultipartUploadOutput>> {
+        self.abort_upload(request.input).await?;
+        Ok(S3Response::new(dto::AbortMultipartUploadOutput::default()))
+    }
+
+    async fn list_multipart_uploads(
+        &self,
+        request: S3Request<dto::ListMultipartUploadsInput>,
+    ) -> S3Result<S3Response<dto::ListMultipartUploadsOutput>> {
+        self.list_uploads(request.input).await.map(S3Response::new)
+    }
+
+    async fn copy_object(
+        &self,
+        request: S3Request<dto::CopyObjectInput>,
+    ) -> S3Result<S3Response<dto::CopyObjectOutput>> {
+        self.copy(request.input, &request.headers).await.map(S3Response::new)
     }
 
     async fn delete_object(
@@ -233,6 +258,13 @@ impl S3 for Store {
     ) -> S3Result<S3Response<dto::DeleteObjectOutput>> {
         self.bucket(&request.input.bucket)?.remove(&request.input.key);
         Ok(S3Response::new(dto::DeleteObjectOutput::default()))
+    }
+
+    async fn delete_objects(
+        &self,
+        request: S3Request<dto::DeleteObjectsInput>,
+    ) -> S3Result<S3Response<dto::DeleteObjectsOutput>> {
+        self.delete_many(request.input).await.map(S3Response::new)
     }
 }
 
@@ -266,7 +298,11 @@ fn etag(head: &ObjectHead) -> Option<dto::ETag> {
 }
 
 fn last_modified(meta: &ObjectMeta) -> Timestamp {
-    let seconds = u64::try_from(meta.last_modified.secs).unwrap_or_default();
+    timestamp(meta.last_modified)
+}
+
+fn timestamp(time: sluicefs_s3_client::Timestamp) -> Timestamp {
+    let seconds = u64::try_from(time.secs).unwrap_or_default();
     Timestamp::from(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
 }
 

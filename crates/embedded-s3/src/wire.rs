@@ -53,6 +53,33 @@ pub enum WireFault {
         /// The `Retry-After`, in seconds.
         retry_after: Option<u64>,
     },
+    /// The work is done, and the connection then reset without a reply.
+    AnswerLost,
+    /// 200 with an error in the body, as S3 answers a completion or copy that fails late. Nothing is done.
+    ErrorIn200 {
+        /// The S3 code in its XML.
+        code: &'static str,
+    },
+    /// So many spaces come before the body, one per `every`, as S3 sends while it works.
+    WhiteSpace {
+        /// How many.
+        spaces: usize,
+        /// Time from one to the next.
+        every: Duration,
+    },
+    /// The connection is reset after so many bytes of the request's body were read. Nothing is done.
+    ResetWhileSending(u64),
+    /// Nothing more of the request's body is read after so many bytes; the connection stays open.
+    StopReading(u64),
+    /// The request's body is read so slowly.
+    ReadSlowly {
+        /// Bytes at once, at least.
+        bytes: usize,
+        /// Time from piece to piece.
+        every: Duration,
+    },
+    /// The lowest bit of the byte at this offset of the request's body is turned round on the way.
+    SentBitFlip(u64),
     /// 301 PermanentRedirect that names the bucket's region.
     Redirect(&'static str),
     /// 200 with an HTML page, as a captive portal sends.
@@ -163,6 +190,11 @@ pub(crate) struct ConnectionFate {
 }
 
 impl ConnectionFate {
+    /// The connection is to end in a reset.
+    pub(crate) fn doom(&self) {
+        self.reset.store(true, Ordering::Relaxed);
+    }
+
     /// Whether the connection is to end in a reset.
     pub(crate) fn is_reset(&self) -> bool {
         self.reset.load(Ordering::Relaxed)
@@ -171,14 +203,6 @@ impl ConnectionFate {
 
 /// The reply that takes the place of the store's, if a fault asks for one.
 pub(crate) fn replacement(fault: &WireFault) -> Option<Response<WireBody>> {
-    let error = |status: u16, code: &str| {
-        let xml = format!(
-            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>injected</Message>\
-             <RequestId>INJECTED</RequestId></Error>"
-        );
-        let status = StatusCode::from_u16(status).expect("plans use real HTTP statuses");
-        whole(status, "application/xml", xml)
-    };
     Some(match fault {
         WireFault::Status { status, code, retry_after } => {
             let mut response = error(*status, code);
@@ -187,6 +211,7 @@ pub(crate) fn replacement(fault: &WireFault) -> Option<Response<WireBody>> {
             }
             response
         }
+        WireFault::ErrorIn200 { code } => error(200, code),
         WireFault::Redirect(region) => {
             let mut response = error(301, "PermanentRedirect");
             let name = HeaderName::from_static("x-amz-bucket-region");
@@ -198,6 +223,21 @@ pub(crate) fn replacement(fault: &WireFault) -> Option<Response<WireBody>> {
         }
         _ => return None,
     })
+}
+
+/// S3's error document.
+pub(crate) fn error(status: u16, code: &str) -> Response<WireBody> {
+    let xml = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>injected</Message>\
+         <RequestId>INJECTED</RequestId></Error>"
+    );
+    let status = StatusCode::from_u16(status).expect("plans use real HTTP statuses");
+    whole(status, "application/xml", xml)
+}
+
+/// 200 without a body.
+pub(crate) fn empty() -> Response<WireBody> {
+    Response::new(Full::new(Bytes::new()).map_err(|never| match never {}).boxed_unsync())
 }
 
 fn whole(status: StatusCode, content_type: &'static str, text: String) -> Response<WireBody> {
@@ -218,7 +258,7 @@ pub(crate) async fn spoil(
     let body = match fault {
         WireFault::Reset(after) => {
             let fate = Arc::clone(fate);
-            streamed(cut(body, after).chain(broken(move || fate.reset.store(true, Ordering::Relaxed))))
+            streamed(cut(body, after).chain(broken(move || fate.doom())))
         }
         WireFault::Close(after) => streamed(cut(body, after).chain(broken(|| ()))),
         WireFault::ChunkedClose(after) => {
@@ -228,6 +268,10 @@ pub(crate) async fn spoil(
         WireFault::Stall(after) => streamed(cut(body, after).chain(stream::pending())),
         WireFault::Drip { bytes, every } => streamed(drip(body, bytes, every)),
         WireFault::BitFlip(at) => streamed(flip(body, at)),
+        WireFault::WhiteSpace { spaces, every } => {
+            parts.headers.remove(CONTENT_LENGTH);
+            streamed(blanks(spaces, every).chain(pieces(body)))
+        }
         WireFault::CutBody => {
             let mut bytes = body.collect().await?.to_bytes();
             bytes.truncate(bytes.len() / 2);
@@ -284,6 +328,33 @@ fn broken(prepare: impl FnOnce() + Send + 'static) -> impl Stream<Item = Result<
         prepare();
         Err(BoxError::from("injected"))
     })
+}
+
+fn blanks(spaces: usize, every: Duration) -> impl Stream<Item = Result<Bytes, BoxError>> + Send {
+    stream::iter(0..spaces).then(move |_| async move {
+        tokio::time::sleep(every).await;
+        Ok(Bytes::from_static(b" "))
+    })
+}
+
+/// Whether a fault concerns the body of a request.
+pub(crate) fn hinders(fault: &WireFault) -> bool {
+    use WireFault::{ReadSlowly, ResetWhileSending, SentBitFlip, StopReading};
+    matches!(fault, ResetWhileSending(_) | StopReading(_) | ReadSlowly { .. } | SentBitFlip(_))
+}
+
+/// The body of a request as a fault lets it through.
+pub(crate) fn hinder(body: WireBody, fault: &WireFault, fate: &Arc<ConnectionFate>) -> WireBody {
+    match *fault {
+        WireFault::ResetWhileSending(after) => {
+            let fate = Arc::clone(fate);
+            streamed(cut(body, after).chain(broken(move || fate.doom())))
+        }
+        WireFault::StopReading(after) => streamed(cut(body, after).chain(stream::pending())),
+        WireFault::ReadSlowly { bytes, every } => streamed(drip(body, bytes, every)),
+        WireFault::SentBitFlip(at) => streamed(flip(body, at)),
+        _ => body,
+    }
 }
 
 fn drip(body: WireBody, size: usize, every: Duration) -> impl Stream<Item = Result<Bytes, BoxError>> + Send {

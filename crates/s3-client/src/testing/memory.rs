@@ -139,6 +139,17 @@ impl MemoryBucket {
         true
     }
 
+    /// Changes what HEAD tells about an object; whether there is such an object.
+    pub fn edit(&self, key: &str, edit: impl FnOnce(&mut ObjectHead)) -> bool {
+        let Ok(key) = ObjectKey::new(key) else { return false };
+        self.objects.write().get_mut(&key).map(|stored| edit(&mut stored.head)).is_some()
+    }
+
+    /// Whether an upload in parts is under way.
+    pub fn has_upload(&self, key: &ObjectKey, upload: &UploadId) -> bool {
+        self.uploads.contains(key, upload)
+    }
+
     /// Removes an object; whether there was one.
     pub fn remove(&self, key: &str) -> bool {
         ObjectKey::new(key).is_ok_and(|key| self.objects.write().remove(&key).is_some())

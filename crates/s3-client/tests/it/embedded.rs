@@ -5,9 +5,10 @@ use std::sync::Arc;
 use sluicefs_embedded_s3::{EmbeddedS3, EmbeddedS3Config, MemoryBucket};
 use sluicefs_s3_client::config::{Secret, StaticKeys};
 use sluicefs_s3_client::interop::object_store::ObjectStoreBucket;
-use sluicefs_s3_client::testing::contract::{Objects, Skip, Subject, bucket_contract};
+use sluicefs_s3_client::testing::contract::{Objects, Skip, Subject, bucket_contract, write_contract};
 use sluicefs_s3_client::{
-    AwsBucket, BucketIdentity, ClientConfig, CredentialSource, DirectoryBucket, ReliableBucket, RetryConfig,
+    AwsBucket, BucketIdentity, BucketType, ClientConfig, CredentialSource, DirectoryBucket, ReliableBucket,
+    RetryConfig, UploadChecksums,
 };
 
 /// The name of the one bucket that a server of these tests has.
@@ -20,45 +21,79 @@ pub(crate) async fn serve(bucket: MemoryBucket) -> EmbeddedS3 {
 
 /// The one bucket of `server`, each request sent once.
 pub(crate) async fn aws_bucket(server: &EmbeddedS3) -> AwsBucket {
+    aws_bucket_with(server, |_| {}).await
+}
+
+/// The same, after `edit` changed its settings.
+pub(crate) async fn aws_bucket_with(server: &EmbeddedS3, edit: impl FnOnce(&mut ClientConfig)) -> AwsBucket {
     let defaults = EmbeddedS3Config::new::<String>([]);
     let keys = StaticKeys {
         access_key_id: defaults.access_key_id,
         secret_access_key: Secret::new(defaults.secret_access_key),
         session_token: None,
     };
-    let config = ClientConfig {
+    let mut config = ClientConfig {
         region: Some(defaults.region),
         endpoint_url: Some(server.endpoint_url()),
         credentials: CredentialSource::Static(keys),
         ..ClientConfig::default()
     };
+    edit(&mut config);
     AwsBucket::connect(BUCKET, &config).await.unwrap()
 }
 
 async fn served(objects: Objects) -> (AwsBucket, EmbeddedS3) {
-    let bucket = MemoryBucket::new(BUCKET);
+    served_with(MemoryBucket::new(BUCKET), objects, |_| {}).await
+}
+
+async fn served_with(
+    bucket: MemoryBucket,
+    objects: Objects,
+    edit: impl FnOnce(&mut ClientConfig),
+) -> (AwsBucket, EmbeddedS3) {
     objects.into_iter().for_each(|(key, bytes)| _ = bucket.put(&key, bytes));
     let server = serve(bucket).await;
-    (aws_bucket(&server).await, server)
+    (aws_bucket_with(&server, edit).await, server)
+}
+
+fn subject((bucket, server): (AwsBucket, EmbeddedS3)) -> Subject {
+    Subject { bucket: Arc::new(bucket), keep: Box::new(server) }
 }
 
 #[tokio::test]
 async fn aws_bucket_keeps_the_contract() {
+    bucket_contract(async |objects| subject(served(objects).await), &[]).await;
+}
+
+#[tokio::test]
+async fn aws_bucket_writes_as_the_contract_says() {
+    for checksums in [UploadChecksums::Crc64Nvme, UploadChecksums::Crc32c, UploadChecksums::Off] {
+        let make = async |objects| {
+            let edit = |config: &mut ClientConfig| config.write.upload_checksums = checksums;
+            subject(served_with(MemoryBucket::new(BUCKET), objects, edit).await)
+        };
+        write_contract(make, &[]).await;
+    }
+}
+
+#[tokio::test]
+async fn directory_buckets_move_objects() {
     let make = async |objects| {
-        let (bucket, server) = served(objects).await;
-        Subject { bucket: Arc::new(bucket), keep: Box::new(server) }
+        let memory = MemoryBucket::new(BUCKET).with_traits(|traits| traits.rename = true);
+        subject(served_with(memory, objects, |config| config.bucket_type = Some(BucketType::Directory)).await)
     };
-    bucket_contract(make, &[]).await;
+    write_contract(make, &[]).await;
 }
 
 #[tokio::test]
 async fn aws_bucket_with_retries_keeps_the_contract() {
-    let make = async |objects| {
+    let make = async |objects: Objects| {
         let (bucket, server) = served(objects).await;
         let reliable = ReliableBucket::new(Arc::new(bucket), RetryConfig::default());
         Subject { bucket: Arc::new(reliable), keep: Box::new(server) }
     };
     bucket_contract(make, &[]).await;
+    write_contract(make, &[]).await;
 }
 
 #[tokio::test]

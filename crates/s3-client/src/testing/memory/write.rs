@@ -52,6 +52,10 @@ impl Uploads {
         id
     }
 
+    pub(super) fn contains(&self, key: &ObjectKey, upload: &UploadId) -> bool {
+        self.open.lock().contains_key(&(key.clone(), upload.clone()))
+    }
+
     pub(super) fn abort(&self, key: &ObjectKey, upload: &UploadId) {
         self.open.lock().remove(&(key.clone(), upload.clone()));
     }
