@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, unreachable_pub, reason = "test code")]
 
 mod directories;
+mod hidden;
 mod lookups;
 mod model;
 mod open_files;
