@@ -74,9 +74,9 @@ impl FileSystem {
         self.tree.lookup(parent, name).await
     }
 
-    /// How long the kernel may believe that a name it just looked up is absent.
-    pub fn negative_ttl(&self) -> Duration {
-        self.config.negative_ttl.duration()
+    /// How long the kernel may believe that a name which a lookup just did not find is absent: what is left of that time.
+    pub fn absent_for(&self, parent: InodeNo, name: &str) -> Duration {
+        self.tree.absent_for(parent, name)
     }
 
     /// Takes back `count` lookups of `ino`; at zero the inode may be dropped.

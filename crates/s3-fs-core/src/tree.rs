@@ -106,6 +106,17 @@ impl Tree {
         }
     }
 
+    /// How long `name` may be believed to be absent from `parent`, if it is known to be.
+    pub(crate) fn absent_for(&self, parent: InodeNo, name: &str) -> Duration {
+        if path::check_name(name).is_err() {
+            // No key can ever have it.
+            return self.negative_ttl;
+        }
+        let now = Instant::now();
+        let until = self.negative.get(parent, name, now);
+        until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
+    }
+
     /// Asks the store what `name` is: when that was, and the answer.
     async fn ask(&self, parent: InodeNo, prefix: &KeyPrefix, name: &str) -> Result<(Instant, Option<Named>)> {
         for _ in 0..MAX_PAGES_PER_LOOKUP {

@@ -13,7 +13,7 @@ impl Core {
         match self.fs.lookup(inode(parent), &name).await {
             Ok(entry) => reply.entry(&entry.ttl, &attributes(&entry.attr), GENERATION),
             Err(error) => {
-                let ttl = self.fs.negative_ttl();
+                let ttl = self.fs.absent_for(inode(parent), &name);
                 let errno = self.errors.lookup_errno(&error);
                 match error.kind() {
                     ErrorKind::NotFound if !ttl.is_zero() => reply.entry(&ttl, &absent(), GENERATION),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sluicefs_core::{DirMode, ErrorKind, FileKind, FsConfig, InodeNo};
 use sluicefs_s3_client::KeyPrefix;
 
-use crate::recorder::{Recorder, content, names, ttl, walk};
+use crate::recorder::{LATENCY, Recorder, content, names, ttl, walk};
 
 #[tokio::test(start_paused = true)]
 async fn a_cold_name_costs_one_list() {
@@ -57,6 +57,23 @@ async fn a_missing_name_is_remembered_for_its_ttl() {
     bucket.store.put("b", "new");
     tokio::time::advance(Duration::from_secs(2)).await;
     assert_eq!(walk(&fs, "b").await.unwrap().attr.size, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn absence_is_passed_on_for_what_is_left_of_its_time() {
+    let bucket = Recorder::new(&["a"]);
+    let fs = bucket.mount_with(ttl(1000));
+    let left = || fs.absent_for(InodeNo::ROOT, "b");
+    assert_eq!(left(), Duration::ZERO, "nothing is known of it");
+    walk(&fs, "b").await.unwrap_err();
+    assert_eq!(left(), Duration::from_secs(1) - LATENCY, "since the store was asked");
+    tokio::time::advance(Duration::from_millis(600)).await;
+    walk(&fs, "b").await.unwrap_err();
+    assert_eq!(left(), Duration::from_millis(400) - LATENCY);
+    bucket.store.put("b", "new");
+    tokio::time::advance(Duration::from_secs(1)).await;
+    walk(&fs, "b").await.unwrap();
+    assert_eq!(left(), Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
