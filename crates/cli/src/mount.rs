@@ -152,8 +152,11 @@ fn announce(parent: &mut Parent, logging: Logging) -> Result<(), Failure> {
 
 /// All that can fail without anything being mounted.
 async fn prepare(plan: &Plan) -> Result<Arc<FileSystem>, Failure> {
-    let target = plan.target.clone();
-    let checked = tokio::task::spawn_blocking(move || check_target(&target));
+    let (target, directory) = (plan.target.clone(), plan.source.directory());
+    let checked = tokio::task::spawn_blocking(move || {
+        check_target(&target)?;
+        directory.map_or(Ok(()), |directory| check_apart(&directory, &target))
+    });
     match timeout(PROBE_LIMIT, checked).await {
         Ok(checked) => checked.map_err(panicked)??,
         Err(_) => {
@@ -190,6 +193,24 @@ fn check_target(target: &Path) -> Result<(), Failure> {
             Err(MountError::NotADirectory(target.to_owned()).into())
         }
     }
+}
+
+/// Refuses to mount a directory where it would show itself, or hide itself from everybody else.
+fn check_apart(directory: &Path, target: &Path) -> Result<(), Failure> {
+    // What is not there, or cannot be looked at, is told by whoever needs it.
+    let (Ok(source), Ok(target)) = (directory.canonicalize(), target.canonicalize()) else { return Ok(()) };
+    let relation = match (target.starts_with(&source), source.starts_with(&target)) {
+        (true, true) => "is the directory that is to be mounted",
+        (true, false) => "lies in the directory that is to be mounted",
+        (false, true) => "would hide the directory that is to be mounted",
+        (false, false) => return Ok(()),
+    };
+    let message = format!(
+        "the mount point {} {relation}, {}; choose one outside of it",
+        target.display(),
+        source.display()
+    );
+    Err(Failure::new(ExitStatus::MountPoint, message))
 }
 
 /// Mounts. Not to be given up half-way: it takes no request to the store.

@@ -1,10 +1,11 @@
 //! The bucket of a mount: from what the user wrote to an open bucket that has answered.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use sluicefs_s3_client::config::ClientConfig;
-use sluicefs_s3_client::open::{connect, probe};
+use sluicefs_s3_client::open::{Location, connect, probe};
 use sluicefs_s3_client::{
     Bucket, BucketUrl, Error as StoreError, ErrorKind, KeyPrefix, ReliableBucket, RetryConfig,
 };
@@ -51,6 +52,14 @@ impl Source {
     /// The directory that is mounted: empty, or ending in `/`.
     pub(crate) fn prefix(&self) -> KeyPrefix {
         self.url.prefix.clone()
+    }
+
+    /// The directory of this machine that is mounted, if it is one.
+    pub(crate) fn directory(&self) -> Option<PathBuf> {
+        match &self.url.location {
+            Location::Directory { path } => Some(path.join(self.url.prefix.as_str())),
+            _ => None,
+        }
     }
 
     /// Opens the bucket and makes sure that it can be listed, both within the probes' time.

@@ -145,6 +145,32 @@ fn target_already_mounted() {
 }
 
 #[test]
+fn a_directory_and_its_mount_point_lie_apart() {
+    let sandbox = Sandbox::new();
+    let (data, target) = (sandbox.path("data"), sandbox.target());
+    for directory in [data.join("inside"), target.join("below")] {
+        fs::create_dir_all(directory).unwrap();
+    }
+    std::os::unix::fs::symlink(&target, sandbox.path("link")).unwrap();
+    let top = data.parent().unwrap();
+    for (source, mount_point, part) in [
+        (target.clone(), target.clone(), "is the directory"),
+        (sandbox.path("link"), target.clone(), "is the directory"),
+        (data.clone(), data.join("inside"), "lies in the directory"),
+        (top.to_owned(), target.clone(), "lies in the directory"),
+        (target.join("below"), target.clone(), "would hide the directory"),
+    ] {
+        let url = format!("file://{}", source.display());
+        let command = sandbox.sluicefs(["mount", &url, mount_point.to_str().unwrap()]);
+        check(&sandbox, command, MOUNT_POINT, &["the mount point", part, "choose one outside of it"]);
+    }
+    // What lies in another directory with the same beginning, or beside the prefix, is apart.
+    let url = format!("file://{}", top.display());
+    run(sandbox.sluicefs(["mount", "--prefix", "data/", &url, target.to_str().unwrap()])).expect_success();
+    assert!(target.join("inside").is_dir());
+}
+
+#[test]
 fn unmount_of_what_is_not_mounted() {
     let sandbox = Sandbox::new();
     let target = sandbox.target();
