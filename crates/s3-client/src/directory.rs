@@ -5,6 +5,9 @@
 //! inside the directory, as the caches of model hubs have them; directories are never followed, so that no path goes round in circles. An empty
 //! directory is the empty object whose key ends in `/`, which is how a bucket says the same.
 //!
+//! What is written is written aside and renamed, so that nobody sees half of it; it lies in `.sluicefs-staging` until then, a name at the root that is no
+//! key and is gone when nothing is being written. Content types and metadata are not kept.
+//!
 //! An object's ETag follows from time, size and inode of its file, so that a change is seen, but for one within the clock tick of the change
 //! before it that leaves the size. A path never leaves the directory, whoever changes it at the same time: it is walked name by name, in
 //! directories that are held open.
@@ -12,7 +15,10 @@
 mod body;
 mod hidden;
 mod place;
+mod staging;
+mod upload;
 mod walk;
+mod write;
 
 use std::fmt;
 use std::io;
@@ -20,12 +26,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
+use rustix::fd::OwnedFd;
 
 use crate::bucket::{
-    Bucket, BucketIdentity, BucketTraits, GetReply, GetRequest, ListPage, ListRequest, ObjectHead, ObjectMeta,
+    Bucket, BucketIdentity, BucketTraits, CompleteUpload, CopyPart, CopyRequest, CreateUpload, GetReply,
+    GetRequest, ListPage, ListRequest, ObjectHead, ObjectMeta, Part, PutRequest, RenameRequest, UploadId,
+    UploadMarker, UploadPage, UploadPart, Written,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::key::{ByteRange, ContinuationToken, ObjectKey};
+use crate::key::{ByteRange, ContinuationToken, KeyPrefix, ObjectKey};
 
 use hidden::Hidden;
 use place::{Place, Root, is_absence};
@@ -41,6 +51,8 @@ struct Shared {
     root: Root,
     hidden: Hidden,
     snapshots: Snapshots,
+    /// Held from the look at a condition until the file has its place.
+    writing: Mutex<()>,
 }
 
 impl DirectoryBucket {
@@ -59,8 +71,13 @@ impl DirectoryBucket {
             error.with_message(message).with_source(cause)
         })?;
         let identity = BucketIdentity { endpoint: Arc::from("file"), name: Arc::from(name) };
-        let shared =
-            Shared { hidden: Hidden::new(&identity.name), identity, root, snapshots: Snapshots::default() };
+        let shared = Shared {
+            hidden: Hidden::new(&identity.name),
+            identity,
+            root,
+            snapshots: Snapshots::default(),
+            writing: Mutex::new(()),
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -105,14 +122,18 @@ impl Shared {
         }
     }
 
-    fn get(&self, request: &GetRequest) -> Result<GetReply> {
-        let key = &request.key;
-        let (file, meta) = match Place::of(key.as_str()) {
+    /// The file of an object, none if it stands for a directory.
+    fn open(&self, key: &ObjectKey) -> io::Result<(Option<OwnedFd>, ObjectMeta)> {
+        match Place::of(key.as_str()) {
             Some(Place::File(path)) => self.root.open_file(path).map(|(file, meta)| (Some(file), meta)),
-            Some(Place::Marker(path)) => self.marker(path).map(|meta| (None, meta)),
+            Some(Place::Marker(path)) => Ok((None, self.marker(path)?)),
             None => Err(io::ErrorKind::NotFound.into()),
         }
-        .map_err(|cause| self.error("get", key.as_str(), cause))?;
+    }
+
+    fn get(&self, request: &GetRequest) -> Result<GetReply> {
+        let key = &request.key;
+        let (file, meta) = self.open(key).map_err(|cause| self.error("get", key.as_str(), cause))?;
         if request.if_match.is_some() && request.if_match != meta.etag {
             return Err(self.refusal(ErrorKind::PreconditionFailed, "get", key).with_status(412));
         }
@@ -183,7 +204,7 @@ impl Bucket for DirectoryBucket {
     }
 
     fn traits(&self) -> BucketTraits {
-        BucketTraits::default()
+        BucketTraits { rename: true, min_part_bytes: 1, ..BucketTraits::default() }
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectHead> {
@@ -205,6 +226,54 @@ impl Bucket for DirectoryBucket {
 
     async fn list(&self, request: ListRequest) -> Result<ListPage> {
         self.blocking(move |shared| shared.list(&request)).await
+    }
+
+    async fn put(&self, request: PutRequest) -> Result<Written> {
+        self.blocking(move |shared| shared.put(&request)).await
+    }
+
+    async fn create_upload(&self, request: CreateUpload) -> Result<UploadId> {
+        self.blocking(move |shared| shared.create_upload(&request)).await
+    }
+
+    async fn upload_part(&self, request: UploadPart) -> Result<Part> {
+        self.blocking(move |shared| shared.upload_part(&request)).await
+    }
+
+    async fn copy_part(&self, request: CopyPart) -> Result<Part> {
+        self.blocking(move |shared| shared.copy_part(&request)).await
+    }
+
+    async fn complete_upload(&self, request: CompleteUpload) -> Result<Written> {
+        self.blocking(move |shared| shared.complete_upload(&request)).await
+    }
+
+    async fn abort_upload(&self, key: &ObjectKey, upload: &UploadId) -> Result<()> {
+        let (key, upload) = (key.clone(), upload.clone());
+        self.blocking(move |shared| shared.abort_upload(&key, &upload)).await
+    }
+
+    async fn list_uploads(&self, prefix: &KeyPrefix, marker: Option<UploadMarker>) -> Result<UploadPage> {
+        let prefix = prefix.clone();
+        self.blocking(move |shared| shared.list_uploads(&prefix, marker.as_ref())).await
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<()> {
+        let key = key.clone();
+        self.blocking(move |shared| shared.delete(&key)).await
+    }
+
+    async fn delete_many(&self, keys: &[ObjectKey]) -> Result<Vec<(ObjectKey, Error)>> {
+        let keys = keys.to_vec();
+        self.blocking(move |shared| shared.delete_many(&keys)).await
+    }
+
+    async fn copy(&self, request: CopyRequest) -> Result<Written> {
+        self.blocking(move |shared| shared.copy(&request)).await
+    }
+
+    async fn rename(&self, request: RenameRequest) -> Result<()> {
+        self.blocking(move |shared| shared.rename(&request)).await
     }
 }
 

@@ -9,8 +9,11 @@ use std::io;
 use std::path::Path;
 
 use md5::{Digest, Md5};
-use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, mkdirat, openat, readlinkat, statat};
 
 use crate::bucket::{ObjectMeta, StorageClass, Timestamp};
 use crate::key::ETag;
@@ -18,8 +21,14 @@ use crate::key::ETag;
 /// Links that lead to links are followed so often.
 const MAX_LINKS: u32 = 8;
 
+/// The one name at the root that is no key: what is being written lies there.
+pub(super) const STAGING: &str = ".sluicefs-staging";
+
 /// The directory of a bucket, held open.
-pub(super) struct Root(OwnedFd);
+pub(super) struct Root {
+    directory: OwnedFd,
+    names: Mutex<StdRng>,
+}
 
 /// What a key names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,11 +40,11 @@ pub(super) enum Place<'a> {
 }
 
 impl<'a> Place<'a> {
-    /// `None` for a key that no path has: one with an empty component, `.` or `..`, or a NUL.
+    /// `None` for a key that no path has: one with an empty component, `.` or `..`, a NUL, or the reserved name.
     pub(super) fn of(key: &'a str) -> Option<Self> {
         let path = key.strip_suffix('/').unwrap_or(key);
         let legal = |name: &str| !matches!(name, "" | "." | "..") && !name.contains('\0');
-        if !path.split('/').all(legal) {
+        if !path.split('/').all(legal) || path.split('/').next() == Some(STAGING) {
             return None;
         }
         Some(if path.len() == key.len() { Self::File(path) } else { Self::Marker(path) })
@@ -51,7 +60,19 @@ struct Found {
 
 impl Root {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self(openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?))
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = openat(CWD, path, flags, Mode::empty())?;
+        Ok(Self { directory, names: Mutex::new(StdRng::from_os_rng()) })
+    }
+
+    /// The root itself.
+    pub(super) fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
+    /// A name that nothing else has: 32 hexadecimal digits.
+    pub(super) fn fresh_name(&self) -> String {
+        format!("{:032x}", self.names.lock().random::<u128>())
     }
 
     /// Opens the directory `path`, with or without a slash at its end, to read it; the root for the empty one.
@@ -77,15 +98,30 @@ impl Root {
         Ok((file, meta))
     }
 
+    /// Opens the directory `path`, after making what is missing of it.
+    pub(super) fn make_directories(&self, path: &str) -> io::Result<OwnedFd> {
+        let mut directory = self.open_directory("")?;
+        for name in path.split('/').filter(|name| !name.is_empty()) {
+            // As any program makes a directory; the mask of the process is applied to it.
+            match mkdirat(&directory, name, Mode::from_raw_mode(0o777)).map_err(io::Error::from) {
+                Err(cause) if cause.kind() != io::ErrorKind::AlreadyExists => return Err(cause),
+                _ => {}
+            }
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            directory = openat(&directory, name, flags, Mode::empty())?;
+        }
+        Ok(directory)
+    }
+
     /// The directory `path`, to look names up in.
-    fn walk(&self, path: &str) -> io::Result<OwnedFd> {
-        let step = |directory: &OwnedFd, name: &str| {
+    pub(super) fn walk(&self, path: &str) -> io::Result<OwnedFd> {
+        let step = |directory: BorrowedFd<'_>, name: &str| {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             openat(directory, name, flags, Mode::empty())
         };
-        let mut directory = step(&self.0, ".")?;
+        let mut directory = step(self.directory(), ".")?;
         for name in path.split('/').filter(|name| !name.is_empty()) {
-            directory = step(&directory, name)?;
+            directory = step(directory.as_fd(), name)?;
         }
         Ok(directory)
     }
@@ -121,12 +157,12 @@ fn absent() -> io::Error {
     io::ErrorKind::NotFound.into()
 }
 
-fn parent(path: &str) -> &str {
+pub(super) fn parent(path: &str) -> &str {
     let path = path.strip_suffix('/').unwrap_or(path);
     path.rfind('/').map_or("", |at| &path[..at])
 }
 
-fn file_name(path: &str) -> &str {
+pub(super) fn file_name(path: &str) -> &str {
     let path = path.strip_suffix('/').unwrap_or(path);
     path.rfind('/').map_or(path, |at| &path[at + 1..])
 }
@@ -213,6 +249,10 @@ mod tests {
             ("a/..", None),
             ("./", None),
             ("a\0b", None),
+            (".sluicefs-staging", None),
+            (".sluicefs-staging/", None),
+            (".sluicefs-staging/x", None),
+            ("a/.sluicefs-staging", Some(Place::File("a/.sluicefs-staging"))),
         ] {
             assert_eq!(Place::of(key), expected, "{key:?}");
         }

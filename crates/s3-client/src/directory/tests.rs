@@ -1,5 +1,7 @@
 //! A directory as a bucket: what it shows, what it leaves out, and that no path leads out of it.
 
+mod write;
+
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;

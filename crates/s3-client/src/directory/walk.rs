@@ -14,7 +14,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, Dir, FileType, statat};
 
 use super::hidden::Hidden;
-use super::place::{Root, is_absence, marker_meta, meta_of_file};
+use super::place::{Root, STAGING, is_absence, marker_meta, meta_of_file};
 use crate::bucket::{ListPage, ListedObject, MAX_PAGE_KEYS, ObjectMeta};
 use crate::key::{KeyPrefix, MAX_KEY_BYTES, ObjectKey};
 
@@ -252,7 +252,7 @@ fn each_name(
     while let Some(entry) = entries.read() {
         let entry = entry?;
         let bytes = entry.file_name().to_bytes();
-        if matches!(bytes, b"." | b"..") {
+        if matches!(bytes, b"." | b"..") || (directory.is_empty() && bytes == STAGING.as_bytes()) {
             continue;
         }
         let shown = match std::str::from_utf8(bytes) {

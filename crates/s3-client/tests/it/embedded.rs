@@ -110,17 +110,24 @@ async fn object_store_in_memory_keeps_the_contract_for_keys_that_are_paths() {
     bucket_contract(make, &[Skip::OddKeys]).await;
 }
 
+/// A directory with these files.
+async fn directory(objects: Objects) -> Subject {
+    let directory = tempfile::tempdir().unwrap();
+    for (key, bytes) in objects {
+        let path = directory.path().join(key);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+    let bucket = DirectoryBucket::open(directory.path()).unwrap();
+    Subject { bucket: Arc::new(bucket), keep: Box::new(directory) }
+}
+
 #[tokio::test]
 async fn a_directory_keeps_the_contract_for_keys_that_are_paths() {
-    let make = async |objects: Objects| {
-        let directory = tempfile::tempdir().unwrap();
-        for (key, bytes) in objects {
-            let path = directory.path().join(key);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, bytes).unwrap();
-        }
-        let bucket = DirectoryBucket::open(directory.path()).unwrap();
-        Subject { bucket: Arc::new(bucket), keep: Box::new(directory) }
-    };
-    bucket_contract(make, &[Skip::OddKeys]).await;
+    bucket_contract(directory, &[Skip::OddKeys]).await;
+}
+
+#[tokio::test]
+async fn a_directory_is_written_to_by_the_contract() {
+    write_contract(directory, &[Skip::OddKeys, Skip::Attributes]).await;
 }
