@@ -1,27 +1,33 @@
-//! Measures a release build side by side with Mountpoint for Amazon S3, run by run in turn.
+//! Measures a release build side by side with other programs, run by run in turn.
 //!
 //! The measuring itself is a driver outside the repository: a folder with `peers.py`, which mounts a peer against an S3 emulator, runs
 //! a workload and prints a JSON line, and with `setup.sh`, which prints where the peers' programs are. What is added here is the order
-//! (whoever goes first changes each time, so that a machine that slows down slows both) and the comparison.
+//! (whoever goes first changes each time, so that a machine that slows down slows all), the comparison, and whether the marks are met.
+
+mod driver;
+mod figures;
+mod marks;
+mod report;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use serde_json::Value;
 
 use crate::command::{Run, cargo};
 use crate::workspace;
+use driver::Driver;
+use figures::Outcome;
+use report::{Machine, Row};
 
 const OURS: &str = "sluicefs";
-const THEIRS: &str = "mountpoint";
 
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
     /// The folder with the driver `peers.py` and its `setup.sh`.
     #[arg(long, env = "SLUICEFS_BENCH_DRIVER")]
     driver: Option<PathBuf>,
-    /// How often each side runs each workload.
+    /// How often each program runs each workload.
     #[arg(long, default_value_t = 5)]
     runs: usize,
     /// Networks to emulate.
@@ -30,9 +36,24 @@ pub(crate) struct Bench {
     /// What to run; the driver's help lists all workloads.
     #[arg(long, value_delimiter = ',', default_value = READING)]
     workload: Vec<String>,
+    /// Run what the marks are about, and nothing else.
+    #[arg(long, conflicts_with = "workload")]
+    marks: bool,
+    /// Whom to compare with; the driver's help lists all peers.
+    #[arg(long, value_delimiter = ',', default_value = marks::RIVAL)]
+    peer: Vec<String>,
     /// More flags for our mount, such as `--metadata-ttl 60`.
     #[arg(long, default_value = "", allow_hyphen_values = true)]
     flags: String,
+    /// The priority of all that is measured; below 0 as root alone.
+    #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
+    nice: i32,
+    /// Seconds to wait before each run for other programs to become quiet.
+    #[arg(long, default_value_t = 5)]
+    quiet: u32,
+    /// Write the table to this file too, in Markdown, with what is known of the machine.
+    #[arg(long, value_name = "FILE")]
+    table: Option<PathBuf>,
 }
 
 /// Every workload that only reads.
@@ -42,7 +63,7 @@ impl Bench {
     /// Builds, measures, and prints a table in Markdown.
     ///
     /// # Errors
-    /// There is no driver, or the build or a measurement fails.
+    /// There is no driver, the build or a measurement of ours fails, or the table cannot be written. A peer that fails is noted.
     pub(crate) fn run(&self, root: &Path) -> Result<()> {
         let Some(dir) = self.driver.as_deref().filter(|dir| dir.join("peers.py").is_file()) else {
             bail!("give the folder that has the driver peers.py with --driver, or in SLUICEFS_BENCH_DRIVER");
@@ -52,177 +73,93 @@ impl Bench {
             Ok(bin) => bin,
             Err(_) => Run::new(dir.join("setup.sh")).output()?.trim().to_owned(),
         };
-        let driver = Driver { script: dir.join("peers.py"), bin, mount: self.mount(root)? };
-        println!("| net | workload | {OURS} | {THEIRS} | ratio | CPU ratio | peak MB | requests |");
-        println!("|---|---|---|---|---|---|---|---|");
-        for net in &self.net {
-            for workload in &self.workload {
-                // The first touch of the machine's memory is slow, and nobody's fault.
-                driver.measure(OURS, net, workload)?;
-                let mut results = [Vec::new(), Vec::new()];
-                for run in 0..self.runs {
-                    for turn in [run % 2, 1 - run % 2] {
-                        results[turn].push(driver.measure([OURS, THEIRS][turn], net, workload)?);
-                    }
-                }
-                let [ours, theirs] = results.map(|runs| Figures::median(&runs));
-                println!("{}", row(net, workload, &ours, &theirs));
-            }
+        let program = workspace::target_dir(root)?.join("release/sluicefs");
+        let program = program.to_str().context("the build folder's name is UTF-8")?;
+        let mount = format!(
+            "{program} mount --foreground --endpoint-url {{endpoint}} --force-path-style --region us-east-1 {} {{bucket}} {{mnt}}",
+            self.flags
+        );
+        let driver =
+            Driver { script: dir.join("peers.py"), bin, mount, nice: self.nice, quiet_secs: self.quiet };
+        let machine = Machine::look(root, program, &driver.bin, &self.peer)?;
+        println!("{}", report::HEAD);
+        let mut rows = Vec::new();
+        for (net, workload) in self.plan() {
+            let measured = self.measure(&driver, &net, &workload)?;
+            print!("{}", report::lines(&measured));
+            rows.extend(measured);
+        }
+        let verdict = marks::verdict(&rows);
+        print!("\n{verdict}");
+        if let Some(file) = &self.table {
+            std::fs::write(file, report::page(&machine, self.runs, &rows, &verdict))
+                .with_context(|| format!("writing {}", file.display()))?;
         }
         Ok(())
     }
 
-    fn mount(&self, root: &Path) -> Result<String> {
-        let program = workspace::target_dir(root)?.join("release/sluicefs");
-        let program = program.to_str().context("the build folder's name is UTF-8")?.to_owned();
-        Ok(format!(
-            "{program} mount --foreground --endpoint-url {{endpoint}} --force-path-style --region us-east-1 {} {{bucket}} {{mnt}}",
-            self.flags
-        ))
-    }
-}
-
-struct Driver {
-    script: PathBuf,
-    bin: String,
-    mount: String,
-}
-
-impl Driver {
-    /// One run of one peer.
-    fn measure(&self, peer: &str, net: &str, workload: &str) -> Result<Figures> {
-        let ours = format!("{OURS}={}", self.mount);
-        let peer = if peer == OURS { ["--cmd", &ours] } else { ["--peer", peer] };
-        let run = Run::new("python3").args([&self.script]).args(peer).env("PEERS_BIN", &self.bin);
-        let line = run.args(["--net", net, "--workload", workload, "--runs", "1"]).output()?;
-        let line: Value = serde_json::from_str(line.trim()).with_context(|| format!("reading {line:?}"))?;
-        Figures::read(&line).with_context(|| format!("{} on {net}, {workload}", peer[1]))
-    }
-}
-
-/// What one run, or the median of several, came to.
-#[derive(Debug, Clone, PartialEq)]
-struct Figures {
-    value: f64,
-    unit: String,
-    /// CPU seconds of the mount per unit of work: GiB, operation, or the whole run.
-    cpu: f64,
-    rss_mb: f64,
-    requests: f64,
-}
-
-impl Figures {
-    fn read(line: &Value) -> Result<Self> {
-        if let Some(error) = line["error"].as_str() {
-            bail!("the run failed: {error}");
+    /// Networks and workloads in the order they are run.
+    fn plan(&self) -> Vec<(String, String)> {
+        let mut plan = Vec::new();
+        for net in &self.net {
+            let workloads = if self.marks { marks::workloads(net) } else { self.workload.clone() };
+            plan.extend(workloads.into_iter().map(|workload| (net.clone(), workload)));
         }
-        let run = &line["runs"][0];
-        let number = |name: &str| run[name].as_f64().with_context(|| format!("no {name} in {run}"));
-        let (value, secs) = (number("value")?, number("secs")?);
-        let unit = run["unit"].as_str().context("no unit")?.to_owned();
-        // A read workload ends after a fixed time, so what it cost is told per byte or per operation.
-        let work = match run["bytes"].as_f64() {
-            Some(bytes) => bytes / f64::from(1 << 30),
-            None if unit.ends_with("/s") => value * secs,
-            None => 1.0,
-        };
-        let cpu = number("cpu_s")? / work;
-        Ok(Self { value, unit, cpu, rss_mb: number("rss_mb")?, requests: number("total_requests")? })
+        plan
     }
 
-    fn median(runs: &[Self]) -> Self {
-        let of = |figure: fn(&Self) -> f64| median(runs.iter().map(figure).collect());
-        Self {
-            value: of(|run| run.value),
-            unit: runs.first().map_or_else(String::new, |run| run.unit.clone()),
-            cpu: of(|run| run.cpu),
-            rss_mb: of(|run| run.rss_mb),
-            requests: of(|run| run.requests),
+    /// All programs on one workload, ours first.
+    fn measure(&self, driver: &Driver, net: &str, workload: &str) -> Result<Vec<Row>> {
+        let programs: Vec<&str> = std::iter::once(OURS).chain(self.peer.iter().map(String::as_str)).collect();
+        // The first touch of the machine's memory is slow, and nobody's fault.
+        driver.measure(OURS, net, workload)?;
+        let mut outcomes = vec![Outcome::default(); programs.len()];
+        for run in 0..self.runs {
+            for turn in 0..programs.len() {
+                let turn = (run + turn) % programs.len();
+                match driver.measure(programs[turn], net, workload) {
+                    Ok(figures) => outcomes[turn].runs.push(figures),
+                    Err(error) if programs[turn] == OURS => return Err(error),
+                    Err(error) => outcomes[turn].failure = Some(format!("{error:#}")),
+                }
+            }
         }
-    }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    match values.len() {
-        0 => f64::NAN,
-        len if len % 2 == 1 => values[len / 2],
-        len => f64::midpoint(values[len / 2 - 1], values[len / 2]),
-    }
-}
-
-/// One line of the table. The ratio is above 1 where ours is the faster, the CPU ratio below 1 where ours is the cheaper.
-fn row(net: &str, workload: &str, ours: &Figures, theirs: &Figures) -> String {
-    let less_is_better = matches!(ours.unit.as_str(), "s" | "ms");
-    let ratio = if less_is_better { theirs.value / ours.value } else { ours.value / theirs.value };
-    format!(
-        "| {net} | {workload} ({}) | {} | {} | {} | {} | {:.0} : {:.0} | {:.0} : {:.0} |",
-        ours.unit,
-        three_digits(ours.value),
-        three_digits(theirs.value),
-        quotient(ratio),
-        quotient(ours.cpu / theirs.cpu),
-        ours.rss_mb,
-        theirs.rss_mb,
-        ours.requests,
-        theirs.requests,
-    )
-}
-
-/// Processor time is counted in hundredths of a second, so that of a short run may be none.
-fn quotient(value: f64) -> String {
-    if value.is_finite() { format!("{value:.2}") } else { "-".to_owned() }
-}
-
-fn three_digits(value: f64) -> String {
-    match value {
-        v if v >= 100.0 => format!("{v:.0}"),
-        v if v >= 10.0 => format!("{v:.1}"),
-        v => format!("{v:.2}"),
+        let rows = programs.iter().zip(outcomes).map(|(program, outcome)| Row {
+            net: net.to_owned(),
+            workload: workload.to_owned(),
+            program: (*program).to_owned(),
+            outcome,
+        });
+        Ok(rows.collect())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use clap::Parser;
 
     use super::*;
 
-    fn line(value: f64, unit: &str, cpu: f64) -> Value {
-        json!({"runs": [{"value": value, "unit": unit, "secs": 2.0, "cpu_s": cpu, "rss_mb": 100, "total_requests": 7}]})
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        bench: Bench,
+    }
+
+    fn plan(args: &[&str]) -> Vec<(String, String)> {
+        let args = std::iter::once("bench").chain(args.iter().copied());
+        Command::try_parse_from(args).expect("valid arguments").bench.plan()
     }
 
     #[test]
-    fn medians_are_of_the_middle() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
-        assert!(median(Vec::new()).is_nan());
-    }
-
-    #[test]
-    fn ratios_are_above_one_where_ours_is_faster() {
-        let read = |value, unit| Figures::read(&line(value, unit, 1.0)).expect("a whole line");
-        let row_of = |ours, theirs, unit| row("raw", "x", &read(ours, unit), &read(theirs, unit));
+    fn workloads_are_run_on_each_net() {
+        let pair = |net: &str, workload: &str| (net.to_owned(), workload.to_owned());
         assert_eq!(
-            row_of(300.0, 100.0, "MB/s"),
-            "| raw | x (MB/s) | 300 | 100 | 3.00 | 0.33 | 100 : 100 | 7 : 7 |"
+            plan(&["--net", "raw,s3like", "--workload", "seq1,ttfb"]),
+            [pair("raw", "seq1"), pair("raw", "ttfb"), pair("s3like", "seq1"), pair("s3like", "ttfb")]
         );
-        assert_eq!(row_of(2.0, 4.0, "s"), "| raw | x (s) | 2.00 | 4.00 | 2.00 | 1.00 | 100 : 100 | 7 : 7 |");
-    }
-
-    #[test]
-    fn a_run_too_short_for_the_clock_has_no_cpu_ratio() {
-        let idle = Figures::read(&line(1.0, "ms", 0.0)).expect("a whole line");
-        assert_eq!(
-            row("raw", "x", &idle, &idle),
-            "| raw | x (ms) | 1.00 | 1.00 | 1.00 | - | 100 : 100 | 7 : 7 |"
-        );
-    }
-
-    #[test]
-    fn a_failed_run_is_an_error() {
-        let error = Figures::read(&json!({"error": "mount failed"})).expect_err("no figures");
-        assert!(error.to_string().contains("mount failed"));
-        assert!(Figures::read(&json!({"runs": [{"value": 1.0}]})).is_err());
+        let marks = plan(&["--marks", "--net", "raw"]);
+        assert!(marks.contains(&pair("raw", "rand128k_t16")));
+        assert!(!marks.iter().any(|(net, workload)| net != "raw" || workload == "small_t16"), "{marks:?}");
     }
 }
