@@ -8,6 +8,8 @@ pub(crate) mod cache;
 pub(crate) mod merge;
 pub(crate) mod walk;
 
+use std::collections::VecDeque;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -25,6 +27,9 @@ use crate::path;
 /// How many pages a listing may be ahead of its reader: enough that the next is always under way, few enough that attributes are still
 /// believed when the reader comes to them, and that an abandoned listing of a huge directory costs little.
 const PAGES_AHEAD: usize = 2;
+
+/// At most so many names are kept of a listing that one reader goes through: about 25 MB. Programs that go back do so by a few.
+pub(crate) const MAX_NAMES_KEPT: u64 = 200_000;
 
 /// One name in a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,16 +77,46 @@ pub(crate) struct Listing {
     grown: Notify,
     /// One permit for each page that may be fetched.
     allowance: Arc<Semaphore>,
-    /// Pages some reader has come to.
+    /// Pages some reader has come to, those let go of included.
     pages_read: AtomicUsize,
+    /// How many have it open.
+    readers: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    pages: Vec<Arc<Page>>,
+    pages: VecDeque<Arc<Page>>,
+    gone: Gone,
     end: Option<End>,
     /// Some key begins with the prefix, so that the directory exists, even if nothing in it can be shown.
     has_keys: bool,
+}
+
+/// The pages before those that are kept.
+#[derive(Debug, Default)]
+struct Gone {
+    pages: usize,
+    names: u64,
+    /// The last of them was sure of names settled by this key.
+    upto: Option<Box<str>>,
+}
+
+impl State {
+    /// The first page that may say something of `name`.
+    fn page_of(&self, name: &str) -> usize {
+        let settled =
+            |page: &Arc<Page>| page.upto.as_deref().is_some_and(|upto| !path::is_settled(name, upto));
+        self.pages.partition_point(settled)
+    }
+
+    /// Lets go of pages before the one numbered `read`, until the names left are few enough.
+    fn shed(&mut self, read: usize, max_names: u64) {
+        let end = self.pages.back().map_or(0, |page| page.end_index());
+        while self.gone.pages < read && end - self.gone.names > max_names {
+            let Some(page) = self.pages.pop_front() else { return };
+            self.gone = Gone { pages: self.gone.pages + 1, names: page.end_index(), upto: page.upto.clone() };
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -97,6 +132,37 @@ pub(crate) enum At {
     Page(Arc<Page>, usize),
     /// The directory has fewer names.
     End,
+    /// The page was let go of.
+    Gone,
+}
+
+/// A listing that somebody has open, for as long as this lives.
+///
+/// Two readers keep all pages for each other. One alone has no use for those far behind, and without this, reading a directory of ten
+/// million names would take a gigabyte.
+#[derive(Debug)]
+pub(crate) struct Reading(Arc<Listing>);
+
+impl Reading {
+    /// Opens `listing`.
+    pub(crate) fn new(listing: Arc<Listing>) -> Self {
+        listing.readers.fetch_add(1, Ordering::Relaxed);
+        Self(listing)
+    }
+}
+
+impl Deref for Reading {
+    type Target = Arc<Listing>;
+
+    fn deref(&self) -> &Arc<Listing> {
+        &self.0
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.readers.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Told once for each name that cannot be shown.
@@ -116,6 +182,7 @@ impl Listing {
             grown: Notify::new(),
             allowance: Arc::new(Semaphore::new(PAGES_AHEAD)),
             pages_read: AtomicUsize::new(0),
+            readers: AtomicUsize::new(0),
         });
         let allowance = Arc::clone(&listing.allowance);
         runtime.spawn(grow(Arc::downgrade(&listing), allowance, bucket, prefix, on_hidden));
@@ -138,50 +205,62 @@ impl Listing {
 
     /// As [`Listing::at`], but `None` where that would wait.
     pub(crate) fn poll_at(&self, index: u64) -> Option<Result<At>> {
-        let state = self.state.lock();
-        let number = state.pages.partition_point(|page| page.end_index() <= index);
-        if let Some(page) = state.pages.get(number) {
-            let newly_read =
-                (number + 1).saturating_sub(self.pages_read.fetch_max(number + 1, Ordering::Relaxed));
-            self.allowance.add_permits(newly_read);
-            return Some(Ok(At::Page(Arc::clone(page), (index - page.first_index) as usize)));
+        let mut state = self.state.lock();
+        if index < state.gone.names {
+            return Some(Ok(At::Gone));
         }
-        match &state.end {
+        let number = state.pages.partition_point(|page| page.end_index() <= index);
+        if let Some(page) = state.pages.get(number).map(Arc::clone) {
+            let number = state.gone.pages + number;
+            self.came_to(&mut state, number + 1);
+            let place = (index - page.first_index) as usize;
+            return Some(Ok(At::Page(page, place)));
+        }
+        match state.end.clone() {
             Some(End::Complete) => Some(Ok(At::End)),
-            Some(End::Failed(error)) => Some(Err(error.clone())),
+            Some(End::Failed(error)) => Some(Err(error)),
             None => {
                 // Pages may be empty; a reader that came to the end of what is there has read them all.
-                let newly_read = state
-                    .pages
-                    .len()
-                    .saturating_sub(self.pages_read.fetch_max(state.pages.len(), Ordering::Relaxed));
-                self.allowance.add_permits(newly_read);
+                let all = state.gone.pages + state.pages.len();
+                self.came_to(&mut state, all);
                 None
             }
+        }
+    }
+
+    /// A reader has come to the last of the first `pages` pages: as many more may be fetched as are new, and those far behind it let go.
+    fn came_to(&self, state: &mut State, pages: usize) {
+        let newly_read = pages.saturating_sub(self.pages_read.fetch_max(pages, Ordering::Relaxed));
+        self.allowance.add_permits(newly_read);
+        if self.readers.load(Ordering::Relaxed) == 1 {
+            state.shed(pages.saturating_sub(1), MAX_NAMES_KEPT);
         }
     }
 
     /// What the listing says of `name`, if it has come that far, and when it was seen.
     pub(crate) fn find(&self, name: &str) -> Option<(Instant, Option<Named>)> {
         let state = self.state.lock();
-        let settled =
-            |page: &Arc<Page>| page.upto.as_deref().is_some_and(|upto| !path::is_settled(name, upto));
-        let page = state.pages.get(state.pages.partition_point(settled))?;
+        if state.gone.upto.as_deref().is_some_and(|upto| path::is_settled(name, upto)) {
+            return None;
+        }
+        let page = state.pages.get(state.page_of(name))?;
         page.find(name).map(|found| (page.at, found.cloned()))
     }
 
     /// Directories that follow `name`, in order, at most `count`.
     pub(crate) fn directories_after(&self, name: &str, count: usize) -> Vec<Box<str>> {
         let state = self.state.lock();
-        let first = state
-            .pages
-            .partition_point(|p| p.upto.as_deref().is_some_and(|upto| !path::is_settled(name, upto)));
-        let following = state.pages[first..].iter().flat_map(|page| &page.names);
+        let following = state.pages.range(state.page_of(name)..).flat_map(|page| &page.names);
         following
             .filter(|named| named.remote == Remote::Directory && path::name_order(&named.name, name).is_gt())
             .take(count)
             .map(|named| named.name.clone())
             .collect()
+    }
+
+    /// Whether it still has all names that it ever had, for a reader who begins at the first.
+    pub(crate) fn is_from_the_start(&self) -> bool {
+        self.state.lock().gone.pages == 0
     }
 
     /// Whether the whole directory was listed and no key was found: then there is no such directory.
@@ -200,19 +279,20 @@ impl Listing {
         self.pages_read.load(Ordering::Relaxed) > 0
     }
 
-    /// How many names it has so far.
+    /// How many names it has now.
     pub(crate) fn len(&self) -> usize {
-        self.state.lock().pages.last().map_or(0, |page| page.end_index() as usize)
+        let state = self.state.lock();
+        state.pages.back().map_or(0, |page| (page.end_index() - state.gone.names) as usize)
     }
 
     fn add(&self, page: merge::Merged, at: Instant) {
         let mut state = self.state.lock();
-        let first_index = state.pages.last().map_or(0, |page| page.end_index());
+        let first_index = state.pages.back().map_or(state.gone.names, |page| page.end_index());
         state.has_keys |= page.has_keys;
         if page.upto.is_none() {
             state.end = Some(End::Complete);
         }
-        state.pages.push(Arc::new(Page { names: page.names, upto: page.upto, at, first_index }));
+        state.pages.push_back(Arc::new(Page { names: page.names, upto: page.upto, at, first_index }));
         drop(state);
         self.grown.notify_waiters();
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::attr::InodeNo;
-use crate::listing::Listing;
+use crate::listing::{Listing, Reading};
 
 /// `.` and `..` come before the names of the listing.
 pub(crate) const DOT_ENTRIES: u64 = 2;
@@ -17,12 +17,12 @@ pub(crate) struct DirHandle {
     pub(crate) ino: InodeNo,
     /// The directory it is in.
     pub(crate) parent: InodeNo,
-    listing: Mutex<Arc<Listing>>,
+    listing: Mutex<Reading>,
 }
 
 impl DirHandle {
     pub(crate) fn new(ino: InodeNo, parent: InodeNo, listing: Arc<Listing>) -> Self {
-        Self { ino, parent, listing: Mutex::new(listing) }
+        Self { ino, parent, listing: Mutex::new(Reading::new(listing)) }
     }
 
     /// The listing that offsets of this handle count in.
@@ -30,8 +30,8 @@ impl DirHandle {
         Arc::clone(&self.listing.lock())
     }
 
-    /// Starts over with another listing: the directory was rewound.
+    /// Goes on with another listing: the directory was rewound, or the old one has let go of the place to go on at.
     pub(crate) fn rewind(&self, listing: Arc<Listing>) {
-        *self.listing.lock() = listing;
+        *self.listing.lock() = Reading::new(listing);
     }
 }

@@ -295,9 +295,8 @@ impl Tree {
                 }
             }
         }
-        let listing = dir.listing();
         let mut index = offset.saturating_sub(DOT_ENTRIES);
-        let mut at = listing.at(index).await.map_err(|e| self.readdir_error(dir, e))?;
+        let (listing, mut at) = self.seek(dir, index).await?;
         if listing.is_absent() && dir.ino != InodeNo::ROOT {
             return Err(Error::new(ErrorKind::NotFound, "readdir"));
         }
@@ -314,6 +313,21 @@ impl Tree {
             };
         }
         Ok(())
+    }
+
+    /// The listing of `dir`, and what is at `index` in it. A place that the listing has let go of is looked for in a new one, where it may
+    /// be off by what was created or removed before it since.
+    async fn seek(&self, dir: &DirHandle, index: u64) -> Result<(Arc<Listing>, At)> {
+        loop {
+            let listing = dir.listing();
+            match listing.at(index).await.map_err(|e| self.readdir_error(dir, e))? {
+                At::Gone => {
+                    let prefix = self.table.directory("readdir", dir.ino)?;
+                    dir.rewind(self.listing(dir.ino, &prefix));
+                }
+                at => return Ok((listing, at)),
+            }
+        }
     }
 
     fn rewind(&self, dir: &DirHandle) -> Result<()> {

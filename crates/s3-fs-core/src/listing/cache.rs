@@ -80,7 +80,8 @@ impl ListingCache {
     pub(crate) fn fresh_listing(&self, dir: InodeNo, now: Instant, ttl: Duration) -> Option<Arc<Listing>> {
         let state = self.0.lock();
         let listing = state.directories.get(&dir)?.listing.as_ref()?;
-        (listing.started + ttl > now && !listing.has_failed()).then(|| Arc::clone(listing))
+        let is_usable = listing.started + ttl > now && !listing.has_failed() && listing.is_from_the_start();
+        is_usable.then(|| Arc::clone(listing))
     }
 
     /// Keeps `listing` in place of an older one.
@@ -91,12 +92,12 @@ impl ListingCache {
         });
     }
 
-    /// Nobody has `dir` open for now: a listing too large to keep is let go.
+    /// Nobody has `dir` open for now: a listing too large to keep, or no longer whole, is let go.
     pub(crate) fn closed(&self, dir: InodeNo) {
         let mut state = self.0.lock();
-        if let Some(directory) = state.directories.get_mut(&dir)
-            && directory.len() > MAX_NAMES
-        {
+        let Some(directory) = state.directories.get_mut(&dir) else { return };
+        let is_whole = directory.listing.as_ref().is_none_or(|listing| listing.is_from_the_start());
+        if !is_whole || directory.len() > MAX_NAMES {
             directory.listing = None;
         }
     }

@@ -116,3 +116,59 @@ async fn readers_of_one_directory_share_its_listing() {
     }
     assert_eq!(bucket.requests(), ["list "]);
 }
+
+/// More names than are kept of a listing with one reader.
+const MANY: usize = 203_000;
+
+fn many_names() -> Recorder {
+    let keys: Vec<String> = (0..MANY).map(|i| format!("{i:06}")).collect();
+    Recorder::new(&keys.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_reader_of_a_huge_directory_may_seek_back_to_its_beginning() {
+    let bucket = many_names();
+    let fs = bucket.mount();
+    let handle = fs.open_dir(InodeNo::ROOT).await.unwrap();
+    let all = read_names(&fs, handle, 0, DirMode::Names, usize::MAX).await.unwrap();
+    assert_eq!(all.len(), MANY + 2);
+    assert_eq!(bucket.requests().len(), MANY / 1000);
+    // What is near is still here.
+    let near = MANY - 150_000;
+    assert_eq!(
+        read_names(&fs, handle, all[near].1, DirMode::Names, 3).await.unwrap(),
+        all[near + 1..near + 4]
+    );
+    assert_eq!(bucket.requests(), Vec::<String>::new());
+    // The rest is listed again, as far as it takes.
+    for at in [1, 2500, 1200] {
+        assert_eq!(read_names(&fs, handle, all[at].1, DirMode::Names, 3).await.unwrap(), all[at + 1..at + 4]);
+    }
+    assert!((3..8).contains(&bucket.requests().len()), "some pages from the start");
+    // Others who open it begin at its beginning.
+    let other = fs.open_dir(InodeNo::ROOT).await.unwrap();
+    assert_eq!(read_names(&fs, other, 0, DirMode::Names, 4).await.unwrap(), all[..4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn look_ups_of_names_that_were_let_go_of_are_asked_again() {
+    let bucket = many_names();
+    let fs = bucket.mount();
+    let handle = fs.open_dir(InodeNo::ROOT).await.unwrap();
+    read_names(&fs, handle, 0, DirMode::Names, usize::MAX).await.unwrap();
+    bucket.requests();
+    for name in ["000000", "000999", "001000", "202999"] {
+        assert!(fs.lookup(InodeNo::ROOT, name).await.is_ok(), "{name}");
+    }
+    assert_eq!(fs.lookup(InodeNo::ROOT, "202999x").await.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_readers_of_a_huge_directory_keep_it_for_each_other() {
+    let bucket = many_names();
+    let fs = bucket.mount();
+    let (fast, slow) = (fs.open_dir(InodeNo::ROOT).await.unwrap(), fs.open_dir(InodeNo::ROOT).await.unwrap());
+    let all = read_names(&fs, fast, 0, DirMode::Names, usize::MAX).await.unwrap();
+    assert_eq!(read_names(&fs, slow, 2, DirMode::Names, usize::MAX).await.unwrap(), all[2..]);
+    assert_eq!(bucket.requests().len(), MANY / 1000);
+}
