@@ -49,7 +49,7 @@ pub(crate) struct Bench {
     #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
     nice: i32,
     /// Seconds to wait before each run for other programs to become quiet.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 3)]
     quiet: u32,
     /// Write the table to this file too, in Markdown, with what is known of the machine.
     #[arg(long, value_name = "FILE")]
