@@ -47,6 +47,7 @@ use crate::bucket::{
     GetRequest, ListPage, ListRequest, MAX_DELETE_KEYS, ObjectHead, Part, PutRequest, RenameRequest,
     UploadId, UploadMarker, UploadPage, UploadPart, Written,
 };
+use crate::checksum::StoredChecksum;
 use crate::config::{BucketType, ClientConfig, UploadChecksums};
 use crate::credentials::{CredentialCache, Held};
 use crate::error::{Error, ErrorKind, Result};
@@ -288,6 +289,11 @@ impl Bucket for AwsBucket {
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectHead> {
         self.request(key.as_str(), |session| async move { self.head_once(&session, key).await }).await
+    }
+
+    async fn head_with_checksum(&self, key: &ObjectKey) -> Result<(ObjectHead, Option<StoredChecksum>)> {
+        let send = |session| async move { self.head_with_checksum_once(&session, key).await };
+        self.request(key.as_str(), send).await
     }
 
     async fn get(&self, request: GetRequest) -> Result<GetReply> {

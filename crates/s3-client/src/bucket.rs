@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::Stream;
 
+use crate::checksum::StoredChecksum;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{ByteRange, ContinuationToken, ETag, KeyPrefix, ObjectKey};
 
@@ -49,6 +50,14 @@ pub trait Bucket: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// `NotFound`, `Forbidden`, and what the network gives.
     async fn head(&self, key: &ObjectKey) -> Result<ObjectHead>;
+
+    /// Describes an object with the checksum that the store keeps of its bytes, if it does and tells.
+    ///
+    /// # Errors
+    /// As [`head`](Self::head); `Forbidden` also where objects may be described and the key that encrypts them may not be used.
+    async fn head_with_checksum(&self, key: &ObjectKey) -> Result<(ObjectHead, Option<StoredChecksum>)> {
+        Ok((self.head(key).await?, None))
+    }
 
     /// Starts to read an object.
     ///

@@ -64,6 +64,12 @@ impl Checksum {
         self.algorithm
     }
 
+    /// Its bytes, the highest first.
+    pub fn to_bytes(&self) -> Bytes {
+        let bytes = self.value.to_be_bytes();
+        Bytes::copy_from_slice(&bytes[bytes.len() - self.algorithm.size()..])
+    }
+
     /// That of these bytes and then `len` bytes whose checksum is `next`; `None` if they were computed in different ways.
     #[must_use]
     pub fn then(self, next: Self, len: u64) -> Option<Self> {
@@ -74,9 +80,34 @@ impl Checksum {
 
 impl fmt::Display for Checksum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bytes = self.value.to_be_bytes();
-        f.write_str(&aws_smithy_types::base64::encode(&bytes[bytes.len() - self.algorithm.size()..]))
+        f.write_str(&aws_smithy_types::base64::encode(self.to_bytes()))
     }
+}
+
+/// What a store keeps of an object's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoredChecksum {
+    /// The checksum of all of them.
+    Whole(Checksum),
+    /// That of the checksums of so many parts.
+    OfParts(Checksum, u16),
+}
+
+impl StoredChecksum {
+    /// Reads the header of an object: `rosUhgp5mIg=`, or `4waSgw==-3` for one of parts.
+    pub fn parse(algorithm: ChecksumAlgorithm, text: &str) -> Option<Self> {
+        match text.split_once('-') {
+            None => Checksum::parse(algorithm, text).map(Self::Whole),
+            Some((sum, parts)) => Some(Self::OfParts(Checksum::parse(algorithm, sum)?, parts.parse().ok()?)),
+        }
+    }
+}
+
+/// The checksum of the checksums of an object's parts; `None` if there are none, or computed in different ways.
+pub fn composite_checksum(parts: &[Checksum]) -> Option<Checksum> {
+    let algorithm = parts.first()?.algorithm();
+    let bytes: Vec<Bytes> = parts.iter().map(Checksum::to_bytes).collect();
+    parts.iter().all(|part| part.algorithm() == algorithm).then(|| Checksum::of(algorithm, &bytes))
 }
 
 /// The ETag that S3 gives to an object of these bytes that was written in one request, unless it was encrypted with a key of KMS
@@ -132,6 +163,21 @@ mod tests {
         }
         let (a, b) = (crc(ChecksumAlgorithm::Crc32c, "a"), crc(ChecksumAlgorithm::Crc64Nvme, "b"));
         assert_eq!(a.then(b, 1), None);
+    }
+
+    #[test]
+    fn stored_checksums_tell_wholes_from_parts() {
+        let sum = crc(ChecksumAlgorithm::Crc32c, "123456789");
+        let parse = |text| StoredChecksum::parse(ChecksumAlgorithm::Crc32c, text);
+        assert_eq!(parse("4waSgw=="), Some(StoredChecksum::Whole(sum)));
+        assert_eq!(parse("4waSgw==-3"), Some(StoredChecksum::OfParts(sum, 3)));
+        for bad in ["4waSgw==-", "4waSgw==-x", "-3", ""] {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
+        let of_its_bytes =
+            Checksum::of(ChecksumAlgorithm::Crc32c, [&Bytes::from_static(b"\xe3\x06\x92\x83")]);
+        assert_eq!(composite_checksum(&[sum]), Some(of_its_bytes));
+        assert_eq!(composite_checksum(&[]), None);
     }
 
     #[test]

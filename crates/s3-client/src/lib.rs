@@ -36,7 +36,7 @@ pub use bucket::{
     ObjectMeta, Part, Payload, PutRequest, RenameRequest, StorageClass, Timestamp, UploadId, UploadMarker,
     UploadMeta, UploadPage, UploadPart, WriteCondition, Written,
 };
-pub use checksum::{Checksum, ChecksumAlgorithm};
+pub use checksum::{Checksum, ChecksumAlgorithm, StoredChecksum};
 pub use config::{BucketType, ClientConfig, CredentialSource, Encryption, UploadChecksums, WriteConfig};
 pub use directory::DirectoryBucket;
 pub use error::{Error, ErrorKind, Result};

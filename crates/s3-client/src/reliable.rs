@@ -5,7 +5,9 @@
 //! (`resume`), how many requests run at once ([`limiter`](crate::limiter)), when a reply is late ([`first_byte`](crate::first_byte)) and
 //! what a second request for it may cost ([`hedge`](crate::hedge)).
 
+mod ours;
 mod resume;
+mod sending;
 mod write;
 
 use std::fmt;
@@ -23,6 +25,7 @@ use crate::bucket::{
     GetRequest, ListPage, ListRequest, ObjectHead, Part, PutRequest, RenameRequest, UploadId, UploadMarker,
     UploadPage, UploadPart, Written,
 };
+use crate::checksum::StoredChecksum;
 use crate::error::{Error, ErrorKind, FIRST_BYTE_TIMEOUT, Result};
 use crate::first_byte::FirstByteTimes;
 use crate::hedge::{HedgeBudget, hedged};
@@ -44,6 +47,15 @@ use crate::verify::{self, PageTrail};
 /// The bytes of a GET without a range are unverified until the body ends cleanly: a checksum mismatch may be the last item of the
 /// stream, `Corrupt`, after bytes were handed out. Bytes cannot be taken back, so that is retried only while none were: where the whole
 /// object came in one piece. A body that had to be resumed after its first piece ends without that check, as any range does.
+///
+/// # Writing
+/// - A request with a body may take as long as its bytes move. It is given up when the server reads nothing for
+///   [`send_timeout`](RetryConfig::send_timeout), or does not answer after the last byte.
+/// - Where a write seems to have failed because it was done before, its answer having been lost, the object is looked at: if it is
+///   what was to be written, by MD5 or checksum, that is a success. A move is known as done when the source is gone and the target
+///   has the version that was to be moved, so the request must name it.
+/// - An upload whose first answer was lost was begun all the same, and stays until somebody aborts it; the bucket's lifecycle rules
+///   or a sweep by [`list_uploads`](Bucket::list_uploads) find it.
 ///
 /// # Cancel safety
 /// Every call and body may be dropped at any time.
@@ -111,6 +123,16 @@ impl Bucket for ReliableBucket {
         loop {
             match attempts.first_byte(self.shared.inner.head(key)).await {
                 Ok(head) => return Ok(head),
+                Err(error) => attempts.pause_after(error).await?,
+            }
+        }
+    }
+
+    async fn head_with_checksum(&self, key: &ObjectKey) -> Result<(ObjectHead, Option<StoredChecksum>)> {
+        let mut attempts = Attempts::new(&self.shared, "head", key.as_str());
+        loop {
+            match attempts.first_byte(self.shared.inner.head_with_checksum(key)).await {
+                Ok(found) => return Ok(found),
                 Err(error) => attempts.pause_after(error).await?,
             }
         }
@@ -255,14 +277,27 @@ pub(crate) struct Attempts<'a> {
     operation: &'static str,
     key: &'a str,
     started: Instant,
+    /// Time that does not count to the deadline, because work was done in it.
+    excused: Duration,
     tally: Tally,
+    /// Whether an attempt may have been done although it failed.
+    may_be_done: bool,
     /// Why the attempt before this one failed.
     last: Option<Error>,
 }
 
 impl<'a> Attempts<'a> {
     pub(crate) fn new(shared: &'a Shared, operation: &'static str, key: &'a str) -> Self {
-        Self { shared, operation, key, started: Instant::now(), tally: Tally::default(), last: None }
+        Self {
+            shared,
+            operation,
+            key,
+            started: Instant::now(),
+            excused: Duration::ZERO,
+            tally: Tally::default(),
+            may_be_done: false,
+            last: None,
+        }
     }
 
     /// One GET whose headers fit the request, and the bytes it entitles to; a second request beside it if the reply is late.
@@ -297,11 +332,8 @@ impl<'a> Attempts<'a> {
 
     /// Waits for a turn and makes one attempt, which may take `limit`; neither goes on past the operation's deadline.
     async fn once<T>(&self, limit: Duration, attempt: impl Future<Output = Result<T>>) -> Result<T> {
-        let deadline = self.started + self.shared.config.operation_deadline;
-        let Ok(turn) = timeout_at(deadline, self.shared.limiter.turn()).await else {
-            return Err(self.cut_short("no turn came before the deadline"));
-        };
-        let left = deadline.saturating_duration_since(Instant::now());
+        let turn = self.turn().await?;
+        let left = self.deadline().saturating_duration_since(Instant::now());
         let Ok(result) = timeout(limit.min(left), attempt).await else {
             if left < limit {
                 return Err(self.cut_short("no reply came before the deadline"));
@@ -313,13 +345,23 @@ impl<'a> Attempts<'a> {
         result
     }
 
+    /// Waits for a turn until the deadline.
+    async fn turn(&self) -> Result<Turn> {
+        let turn = timeout_at(self.deadline(), self.shared.limiter.turn()).await;
+        turn.map_err(|_| self.cut_short("no turn came before the deadline"))
+    }
+
+    fn deadline(&self) -> Instant {
+        self.started + self.excused + self.shared.config.operation_deadline
+    }
+
     /// Counts a failure; returns when the next attempt is due.
     ///
     /// # Errors
     /// The failure itself, with the number of attempts, when there is to be none.
     pub(crate) async fn pause_after(&mut self, error: Error) -> Result<()> {
         self.tally.record(&error);
-        let elapsed = self.started.elapsed();
+        let elapsed = self.started.elapsed().saturating_sub(self.excused);
         let decision = self.shared.config.decide(&error, &self.tally, elapsed, &mut *self.shared.rng.lock());
         match decision {
             Decision::GiveUp => Err(error.with_attempts(self.tally.attempts)),

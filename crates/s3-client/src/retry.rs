@@ -29,8 +29,10 @@ pub struct RetryConfig {
     pub first_byte_timeout: Duration,
     /// How long one attempt may take to bring a whole page of a listing.
     pub page_timeout: Duration,
-    /// How long one attempt may take that sends or copies bytes.
-    pub write_timeout: Duration,
+    /// How long nothing of a request's body may be taken. The body may take any time as long as it moves.
+    pub send_timeout: Duration,
+    /// How long the attempts at completing an upload or at a copy may take together: S3 works on either for minutes.
+    pub finish_timeout: Duration,
     /// How long a body may bring no byte before the rest is requested anew.
     pub progress_timeout: Duration,
     /// How often an answer that contradicts its request or its checksum is asked for again.
@@ -53,7 +55,8 @@ impl Default for RetryConfig {
             operation_deadline: Duration::from_secs(60),
             first_byte_timeout: Duration::from_secs(10),
             page_timeout: Duration::from_secs(20),
-            write_timeout: Duration::from_secs(60),
+            send_timeout: Duration::from_secs(10),
+            finish_timeout: Duration::from_secs(600),
             progress_timeout: Duration::from_secs(5),
             corrupt_retries: 2,
             expired_retries: 2,

@@ -1,16 +1,37 @@
 //! HeadObject.
 
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::operation::head_object::builders::HeadObjectFluentBuilder;
+use aws_sdk_s3::types::ChecksumMode;
 use aws_smithy_types::DateTime;
 
 use super::{AwsBucket, Sent, Session};
 use crate::bucket::{ObjectHead, ObjectMeta, StorageClass, Timestamp};
+use crate::checksum::{ChecksumAlgorithm, StoredChecksum};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{ETag, ObjectKey};
 
 impl AwsBucket {
     pub(super) async fn head_once(&self, session: &Session, key: &ObjectKey) -> Result<ObjectHead> {
-        let request = session
+        let output = self.head_request(session, key).send().await.sent("head", session, self)?;
+        to_head(output)
+    }
+
+    pub(super) async fn head_with_checksum_once(
+        &self,
+        session: &Session,
+        key: &ObjectKey,
+    ) -> Result<(ObjectHead, Option<StoredChecksum>)> {
+        let request = self.head_request(session, key).checksum_mode(ChecksumMode::Enabled);
+        let output = request.send().await.sent("head", session, self)?;
+        let crc64 = output.checksum_crc64_nvme().map(|text| (ChecksumAlgorithm::Crc64Nvme, text));
+        let crc32 = output.checksum_crc32_c().map(|text| (ChecksumAlgorithm::Crc32c, text));
+        let checksum = crc64.or(crc32).and_then(|(algorithm, text)| StoredChecksum::parse(algorithm, text));
+        Ok((to_head(output)?, checksum))
+    }
+
+    fn head_request(&self, session: &Session, key: &ObjectKey) -> HeadObjectFluentBuilder {
+        session
             .client
             .head_object()
             .bucket(&self.settings.bucket)
@@ -19,9 +40,7 @@ impl AwsBucket {
             .set_expected_bucket_owner(self.settings.expected_owner.clone())
             .set_sse_customer_algorithm(self.settings.sse_algorithm())
             .set_sse_customer_key(self.settings.sse_key.clone())
-            .set_sse_customer_key_md5(self.settings.sse_key_md5.clone());
-        let output = request.send().await.sent("head", session, self)?;
-        to_head(output)
+            .set_sse_customer_key_md5(self.settings.sse_key_md5.clone())
     }
 }
 

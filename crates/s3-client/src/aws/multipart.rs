@@ -141,8 +141,8 @@ impl AwsBucket {
     ) -> Result<Written> {
         const OPERATION: &str = "complete upload";
         let settings = &self.settings;
-        let whole =
-            whole_checksum(&request.parts).filter(|_| settings.checksums == UploadChecksums::Crc64Nvme);
+        let whole = Part::joined_checksum(&request.parts)
+            .filter(|_| settings.checksums == UploadChecksums::Crc64Nvme);
         let checksum = ChecksumHeaders::of(whole);
         let size = request.parts.iter().map(|part| part.size).sum::<u64>();
         let (if_match, if_none_match) = conditions(&request.condition);
@@ -235,12 +235,6 @@ fn completed_part(part: &Part) -> CompletedPart {
         .set_checksum_crc32_c(checksum.crc32c)
         .set_checksum_crc64_nvme(checksum.crc64nvme)
         .build()
-}
-
-/// The checksum of all parts together; `None` if that of one is not known.
-fn whole_checksum(parts: &[Part]) -> Option<Checksum> {
-    let (first, rest) = parts.split_first()?;
-    rest.iter().try_fold(first.checksum?, |sum, part| sum.then(part.checksum?, part.size))
 }
 
 fn to_page(output: &ListMultipartUploadsOutput, prefix: &KeyPrefix) -> Result<UploadPage> {

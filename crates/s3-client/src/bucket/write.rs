@@ -122,6 +122,11 @@ impl Progress {
         self.sent_bytes.load(Ordering::Relaxed)
     }
 
+    /// When the watching began.
+    pub fn began(&self) -> Instant {
+        self.began
+    }
+
     /// When bytes were last taken; at the beginning, when the watching began.
     pub fn last(&self) -> Instant {
         self.began + Duration::from_millis(self.last_ms.load(Ordering::Relaxed))
@@ -251,6 +256,14 @@ pub struct Part {
     pub size: u64,
     /// What the bytes come to, where checksums are sent.
     pub checksum: Option<Checksum>,
+}
+
+impl Part {
+    /// What the bytes of all `parts` come to, one after the other; `None` if that of one is not known.
+    pub fn joined_checksum(parts: &[Self]) -> Option<Checksum> {
+        let (first, rest) = parts.split_first()?;
+        rest.iter().try_fold(first.checksum?, |sum, part| sum.then(part.checksum?, part.size))
+    }
 }
 
 /// All parts of an upload, to become an object.

@@ -7,6 +7,7 @@ use futures::{StreamExt, TryStreamExt};
 use tokio::time::Instant;
 
 mod hedging;
+mod writing;
 
 use super::*;
 use crate::key::{ContinuationToken, KeyPrefix};

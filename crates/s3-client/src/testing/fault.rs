@@ -15,6 +15,7 @@ use crate::bucket::{
     GetReply, GetRequest, ListPage, ListRequest, ObjectHead, Part, Payload, PutRequest, RenameRequest,
     UploadId, UploadMarker, UploadPage, UploadPart, Written,
 };
+use crate::checksum::StoredChecksum;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{ByteRange, ETag, KeyPrefix, ObjectKey};
 
@@ -153,6 +154,11 @@ impl<B: Bucket> Bucket for FaultBucket<B> {
             }
         }
         Ok(head)
+    }
+
+    async fn head_with_checksum(&self, key: &ObjectKey) -> Result<(ObjectHead, Option<StoredChecksum>)> {
+        self.meet(Operation::Head, key.as_str()).await?;
+        self.inner.head_with_checksum(key).await
     }
 
     async fn get(&self, mut request: GetRequest) -> Result<GetReply> {

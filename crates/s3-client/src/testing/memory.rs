@@ -17,6 +17,7 @@ use crate::bucket::{
     GetRequest, ListPage, ListRequest, ListedObject, ObjectHead, ObjectMeta, Part, PutRequest, RenameRequest,
     StorageClass, Timestamp, UploadId, UploadMarker, UploadPage, UploadPart, Written,
 };
+use crate::checksum::{ChecksumAlgorithm, StoredChecksum};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{ByteRange, ContinuationToken, ETag, KeyPrefix, ObjectKey};
 
@@ -201,6 +202,12 @@ impl Bucket for MemoryBucket {
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectHead> {
         Ok(self.find("head", key)?.head)
+    }
+
+    async fn head_with_checksum(&self, key: &ObjectKey) -> Result<(ObjectHead, Option<StoredChecksum>)> {
+        let stored = self.find("head", key)?;
+        let checksum = stored.crc64nvme.as_deref();
+        Ok((stored.head, checksum.and_then(|sum| StoredChecksum::parse(ChecksumAlgorithm::Crc64Nvme, sum))))
     }
 
     async fn get(&self, request: GetRequest) -> Result<GetReply> {

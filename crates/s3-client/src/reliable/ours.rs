@@ -1,0 +1,152 @@
+//! Whether an object is what a request wrote whose answer was lost.
+//!
+//! Size and digest must agree: the ETag where it is an MD5, else a checksum that the store keeps. What cannot be proven is not ours.
+
+use crate::bucket::{ObjectHead, Part, Payload};
+use crate::checksum::{Checksum, StoredChecksum, composite_checksum, md5_etag, multipart_etag};
+
+/// An object as the store describes it.
+pub(super) type Found = (ObjectHead, Option<StoredChecksum>);
+
+/// Whether the object has these bytes.
+pub(super) fn has_bytes(found: &Found, body: &Payload) -> bool {
+    let (head, checksum) = found;
+    if head.meta.size != body.len() {
+        return false;
+    }
+    if head.meta.etag.as_ref() == Some(&md5_etag(body.pieces())) {
+        return true;
+    }
+    match checksum {
+        Some(StoredChecksum::Whole(sum)) => *sum == Checksum::of(sum.algorithm(), body.pieces()),
+        _ => false,
+    }
+}
+
+/// Whether the object is made of these parts.
+pub(super) fn has_parts(found: &Found, parts: &[Part]) -> bool {
+    let (head, checksum) = found;
+    if head.meta.size != parts.iter().map(|part| part.size).sum::<u64>() {
+        return false;
+    }
+    let etag = multipart_etag(parts.iter().map(|part| &part.etag));
+    if etag.is_some() && head.meta.etag == etag {
+        return true;
+    }
+    match checksum {
+        Some(StoredChecksum::Whole(sum)) => Part::joined_checksum(parts) == Some(*sum),
+        Some(StoredChecksum::OfParts(sum, count)) => {
+            let sums: Option<Vec<Checksum>> = parts.iter().map(|part| part.checksum).collect();
+            usize::from(*count) == parts.len()
+                && sums.and_then(|sums| composite_checksum(&sums)) == Some(*sum)
+        }
+        None => false,
+    }
+}
+
+/// Whether one object is a copy of the other.
+pub(super) fn is_copy(found: &Found, source: &Found) -> bool {
+    let whole = |found: &Found| match found.1 {
+        Some(StoredChecksum::Whole(sum)) => Some(sum),
+        _ => None,
+    };
+    let same_sum = whole(found).is_some() && whole(found) == whole(source);
+    let same_md5 = |(head, _): &Found| head.meta.etag.clone().filter(|etag| etag.as_md5().is_some());
+    let same_etag = same_md5(found).is_some() && same_md5(found) == same_md5(source);
+    found.0.meta.size == source.0.meta.size && (same_sum || same_etag)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::bucket::{ObjectMeta, StorageClass, Timestamp};
+    use crate::checksum::ChecksumAlgorithm::{self, Crc32c, Crc64Nvme};
+    use crate::key::ETag;
+
+    fn found(size: u64, etag: Option<ETag>, checksum: Option<StoredChecksum>) -> Found {
+        let meta = ObjectMeta {
+            size,
+            etag,
+            last_modified: Timestamp::default(),
+            storage_class: StorageClass::Standard,
+        };
+        let head = ObjectHead {
+            meta,
+            content_type: None,
+            version_id: None,
+            encryption: None,
+            restored: false,
+            user_metadata: Vec::new(),
+        };
+        (head, checksum)
+    }
+
+    fn sum(algorithm: ChecksumAlgorithm, text: &'static str) -> Checksum {
+        Checksum::of(algorithm, [&Bytes::from_static(text.as_bytes())])
+    }
+
+    fn opaque() -> Option<ETag> {
+        Some(ETag::new("\"0123456789abcdef0123456789abcdef\""))
+    }
+
+    #[test]
+    fn bytes_are_ours_by_md5_or_checksum_alone() {
+        let body = Payload::from(Bytes::from_static(b"text"));
+        let md5 = || Some(md5_etag(body.pieces()));
+        let whole = |text| Some(StoredChecksum::Whole(sum(Crc64Nvme, text)));
+        for (found, ours) in [
+            (found(4, md5(), None), true),
+            (found(5, md5(), None), false),
+            (found(4, None, None), false),
+            (found(4, opaque(), None), false),
+            (found(4, opaque(), whole("text")), true),
+            (found(4, opaque(), whole("TEXT")), false),
+            (found(4, opaque(), Some(StoredChecksum::OfParts(sum(Crc32c, "text"), 1))), false),
+        ] {
+            assert_eq!(has_bytes(&found, &body), ours, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn parts_are_ours_by_etags_or_checksums() {
+        let part = |number, text: &'static str, algorithm| Part {
+            number,
+            etag: md5_etag([&Bytes::from_static(text.as_bytes())]),
+            size: text.len() as u64,
+            checksum: Some(sum(algorithm, text)),
+        };
+        let parts = |algorithm| [part(1, "some ", algorithm), part(2, "text", algorithm)];
+        let etag = multipart_etag(parts(Crc32c).iter().map(|part| &part.etag));
+        let whole = Some(StoredChecksum::Whole(sum(Crc64Nvme, "some text")));
+        let composite = |count| {
+            let sums = [sum(Crc32c, "some "), sum(Crc32c, "text")];
+            Some(StoredChecksum::OfParts(composite_checksum(&sums).unwrap(), count))
+        };
+        for (found, algorithm, ours) in [
+            (found(9, etag.clone(), None), Crc32c, true),
+            (found(8, etag, None), Crc32c, false),
+            (found(9, opaque(), whole), Crc64Nvme, true),
+            (found(9, opaque(), whole), Crc32c, false),
+            (found(9, opaque(), composite(2)), Crc32c, true),
+            (found(9, opaque(), composite(3)), Crc32c, false),
+            (found(9, opaque(), None), Crc64Nvme, false),
+        ] {
+            assert_eq!(has_parts(&found, &parts(algorithm)), ours, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn copies_have_the_same_digest() {
+        let md5 = Some(md5_etag([&Bytes::from_static(b"text")]));
+        let whole = Some(StoredChecksum::Whole(sum(Crc64Nvme, "text")));
+        let joined = Some(ETag::new("\"0123456789abcdef0123456789abcdef-2\""));
+        assert!(is_copy(&found(4, md5.clone(), None), &found(4, md5.clone(), None)));
+        assert!(is_copy(&found(4, md5.clone(), whole), &found(4, joined.clone(), whole)));
+        assert!(!is_copy(&found(4, md5.clone(), None), &found(4, joined.clone(), None)));
+        assert!(!is_copy(&found(4, joined.clone(), None), &found(4, joined, None)), "parts of other sizes");
+        assert!(!is_copy(&found(4, None, None), &found(4, None, None)));
+        assert!(!is_copy(&found(5, md5.clone(), whole), &found(4, md5, whole)));
+    }
+}
