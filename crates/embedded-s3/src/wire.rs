@@ -60,7 +60,7 @@ pub enum WireFault {
         /// The S3 code in its XML.
         code: &'static str,
     },
-    /// So many spaces come before the body, one per `every`, as S3 sends while it works.
+    /// So many spaces come after the XML declaration, one per `every`, as S3 sends while it works.
     WhiteSpace {
         /// How many.
         spaces: usize,
@@ -270,7 +270,11 @@ pub(crate) async fn spoil(
         WireFault::BitFlip(at) => streamed(flip(body, at)),
         WireFault::WhiteSpace { spaces, every } => {
             parts.headers.remove(CONTENT_LENGTH);
-            streamed(blanks(spaces, every).chain(pieces(body)))
+            let mut rest = body.collect().await?.to_bytes();
+            let declaration = rest.windows(2).position(|pair| pair == b"?>").map_or(0, |at| at + 2);
+            let first = rest.split_to(declaration);
+            let piece = |bytes| stream::once(std::future::ready(Ok(bytes)));
+            streamed(piece(first).chain(blanks(spaces, every)).chain(piece(rest)))
         }
         WireFault::CutBody => {
             let mut bytes = body.collect().await?.to_bytes();

@@ -6,6 +6,7 @@ use super::percent::encode_path;
 use super::put::named;
 use super::quiet::AnswerLimit;
 use super::stored::{conditions, metadata};
+use super::watch::WatchAnswer;
 use super::{AwsBucket, Sent, Session};
 use crate::bucket::{CopyRequest, Written};
 use crate::error::Result;
@@ -41,7 +42,8 @@ impl AwsBucket {
             .set_copy_source_sse_customer_key_md5(settings.sse_key_md5.clone())
             .customize()
             .interceptor(settings.stored_with.clone())
-            .interceptor(AnswerLimit);
+            .interceptor(AnswerLimit)
+            .interceptor(WatchAnswer::named("CopyObjectResult"));
         let output = call.send().await.sent(OPERATION, session, self)?;
         let etag = output.copy_object_result().and_then(|result| result.e_tag());
         Ok(Written { etag: named(OPERATION, etag)?, version_id: output.version_id().map(str::to_owned) })

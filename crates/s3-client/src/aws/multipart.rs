@@ -56,6 +56,7 @@ impl AwsBucket {
             .set_sse_customer_key_md5(settings.sse_key_md5.clone())
             .customize()
             .interceptor(settings.stored_with.clone())
+            .interceptor(WatchAnswer::named("InitiateMultipartUploadResult"))
             .interceptor(WithoutKey);
         let output = call.send().await.sent(OPERATION, session, self);
         let output = output.map_err(|error| settings.checksums.explain(error))?;
@@ -120,7 +121,8 @@ impl AwsBucket {
             .set_copy_source_sse_customer_key(settings.sse_key.clone())
             .set_copy_source_sse_customer_key_md5(settings.sse_key_md5.clone())
             .customize()
-            .interceptor(AnswerLimit);
+            .interceptor(AnswerLimit)
+            .interceptor(WatchAnswer::named("CopyPartResult"));
         let output = call.send().await.sent(OPERATION, session, self)?;
         let result = output.copy_part_result();
         let stored = |algorithm| {
@@ -166,6 +168,7 @@ impl AwsBucket {
             .set_sse_customer_key_md5(settings.sse_key_md5.clone())
             .customize()
             .interceptor(AnswerLimit)
+            .interceptor(WatchAnswer::named("CompleteMultipartUploadResult"))
             .interceptor(WithoutKey);
         let output = call.send().await.sent(OPERATION, session, self);
         let output = output.map_err(|error| settings.checksums.explain(error))?;

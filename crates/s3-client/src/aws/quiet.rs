@@ -77,3 +77,49 @@ impl Body for LimitedBody {
         SizeHint::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use bytes::Buf;
+    use futures::{StreamExt, stream};
+
+    use super::*;
+
+    /// Bytes so many seconds apart, and then no more.
+    struct Slowly(Pin<Box<dyn futures::Stream<Item = Bytes> + Send + Sync>>);
+
+    impl Body for Slowly {
+        type Data = Bytes;
+        type Error = BoxError;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+            self.0.poll_next_unpin(cx).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
+        }
+    }
+
+    /// How many of these pieces come through.
+    async fn read(waits: &'static [u64]) -> Result<usize, String> {
+        let pieces = stream::iter(waits).then(|wait| async {
+            sleep(Duration::from_secs(*wait)).await;
+            Bytes::from_static(b" ")
+        });
+        let inner = SdkBody::from_body_1_x(Slowly(Box::pin(pieces)));
+        let body = LimitedBody { inner, timer: Box::pin(sleep(SILENCE_LIMIT)) };
+        let stream = aws_sdk_s3::primitives::ByteStream::new(SdkBody::from_body_1_x(body));
+        let all = stream.collect().await;
+        all.map(|bytes| bytes.remaining())
+            .map_err(|e| e.source().map(ToString::to_string).unwrap_or_default())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_may_last_but_not_fall_silent() {
+        assert_eq!(read(&[59, 59, 59, 59]).await, Ok(4));
+        assert_eq!(read(&[59, 61, 1]).await, Err(Silence.to_string()));
+        assert_eq!(read(&[61]).await, Err(Silence.to_string()));
+    }
+}

@@ -24,7 +24,7 @@ const CONTENT: Content = Content::Pattern { seed: 1, len: SIZE };
 const SMALL: &str = "a small object, which comes in one piece";
 
 /// Limits that no healthy request meets, however busy the machine is.
-fn patient() -> RetryConfig {
+pub(crate) fn patient() -> RetryConfig {
     RetryConfig {
         backoff_base: Duration::from_millis(2),
         backoff_cap: Duration::from_millis(20),
@@ -43,7 +43,7 @@ fn watchful() -> RetryConfig {
 }
 
 /// Gives up soon.
-fn hasty() -> RetryConfig {
+pub(crate) fn hasty() -> RetryConfig {
     RetryConfig { operation_deadline: Duration::from_secs(2), ..patient() }
 }
 

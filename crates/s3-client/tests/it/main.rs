@@ -16,3 +16,4 @@ mod faults;
 mod outside;
 mod tls;
 mod wire;
+mod write_faults;
