@@ -4,28 +4,15 @@
 //! depend on what happens to be installed.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, PipeReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region, RequestChecksumCalculation};
-use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
 use futures::TryStreamExt;
-use sluicefs_s3_client::config::{Secret, StaticKeys};
+use sluicefs_s3_client::testing::OutsideServer;
 use sluicefs_s3_client::testing::contract::{Objects, Skip, Subject, bucket_contract};
-use sluicefs_s3_client::{
-    AwsBucket, Bucket, ClientConfig, CredentialSource, ErrorKind, GetRequest, KeyPrefix, ListRequest,
-    ObjectKey,
-};
-
-const MOTO: &str = "SLUICEFS_TEST_MOTO";
-const S3S_FS: &str = "SLUICEFS_TEST_S3S_FS";
-
-const ACCESS_KEY: &str = "AKIAIOSFODNN7EXAMPLE";
-const SECRET_KEY: &str = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
-const REGION: &str = "us-east-1";
+use sluicefs_s3_client::testing::outside;
+use sluicefs_s3_client::{AwsBucket, Bucket, ErrorKind, GetRequest, KeyPrefix, ListRequest, ObjectKey};
 
 /// Keys that must arrive at the server as they are, whatever URLs, XML and signatures make of them. The contract's own list has
 /// more; these are the ones that servers with files or routes behind their keys can hold.
@@ -105,95 +92,39 @@ async fn reads_odd_keys(server: &Outside, keys: &[&str]) {
 async fn s3s_fs_refuses_a_wrong_secret() {
     let Some(server) = Outside::s3s_fs() else { return };
     server.bucket("private", &[]).await;
-    let bucket = server.connect("private", "not the secret").await;
+    let config = server.server.client_config_with("not the secret");
+    let bucket = AwsBucket::connect("private", &config).await.unwrap();
     let error = bucket.list(ListRequest::directory(KeyPrefix::root())).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Forbidden, "{error}");
 }
 
-/// A server in a process of its own, which ends when this is dropped.
+/// A server, and what it keeps on disk.
 struct Outside {
-    process: Child,
-    url: String,
-    /// Holds what a server keeps on disk.
+    server: OutsideServer,
     _root: tempfile::TempDir,
 }
 
 impl Outside {
-    /// moto's S3 server, which checks no signatures; `None` if the test is to be skipped.
+    /// `None` if the test is to be skipped.
     fn moto() -> Option<Self> {
         let root = tempfile::tempdir().unwrap();
-        let mut command = Command::new(program(MOTO)?);
-        command.args(["--host", "127.0.0.1", "--port", "0"]);
-        Some(Self::start(command, root))
+        Some(Self { server: OutsideServer::moto(&program(outside::MOTO)?).unwrap(), _root: root })
     }
 
-    /// The s3s project's server on a directory, which checks every signature; `None` if the test is to be skipped.
+    /// `None` if the test is to be skipped.
     fn s3s_fs() -> Option<Self> {
         let root = tempfile::tempdir().unwrap();
-        let mut command = Command::new(program(S3S_FS)?);
-        command.args(["--host", "127.0.0.1", "--port", "0"]);
-        command.args(["--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY]).arg(root.path());
-        command.env("RUST_LOG", "s3s_fs=info");
-        Some(Self::start(command, root))
-    }
-
-    fn start(mut command: Command, root: tempfile::TempDir) -> Self {
-        let (output, writer) = std::io::pipe().unwrap();
-        command.stdin(Stdio::null()).stdout(writer.try_clone().unwrap()).stderr(writer);
-        let process = command.spawn().unwrap_or_else(|e| panic!("starting {command:?}: {e}"));
-        // The command holds ends of the pipe, and would keep it open after the server's death.
-        drop(command);
-        let mut server = Self { process, url: String::new(), _root: root };
-        server.url = announced_url(output);
-        server
+        let server = OutsideServer::s3s_fs(&program(outside::S3S_FS)?, root.path()).unwrap();
+        Some(Self { server, _root: root })
     }
 
     /// Makes a bucket with these objects.
     async fn bucket(&self, name: &str, objects: &[(String, Bytes)]) -> AwsBucket {
-        let client = self.client();
-        client.create_bucket().bucket(name).send().await.unwrap();
+        self.server.create_bucket(name).await.unwrap();
         for (key, bytes) in objects {
-            let put = client.put_object().bucket(name).key(key).body(ByteStream::from(bytes.clone()));
-            put.send().await.unwrap_or_else(|e| panic!("putting {key:?}: {e:?}"));
+            self.server.put(name, key, bytes.clone()).await.unwrap();
         }
-        self.connect(name, SECRET_KEY).await
-    }
-
-    async fn connect(&self, name: &str, secret: &str) -> AwsBucket {
-        let keys = StaticKeys {
-            access_key_id: ACCESS_KEY.to_owned(),
-            secret_access_key: Secret::new(secret),
-            session_token: None,
-        };
-        let config = ClientConfig {
-            region: Some(REGION.to_owned()),
-            endpoint_url: Some(self.url.clone()),
-            credentials: CredentialSource::Static(keys),
-            ..ClientConfig::default()
-        };
-        AwsBucket::connect(name, &config).await.unwrap()
-    }
-
-    /// A client of the SDK, to write with.
-    fn client(&self) -> aws_sdk_s3::Client {
-        let config = aws_sdk_s3::Config::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .http_client(aws_smithy_http_client::Builder::new().build_http())
-            .region(Region::new(REGION))
-            .endpoint_url(&self.url)
-            .force_path_style(true)
-            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
-            .credentials_provider(Credentials::new(ACCESS_KEY, SECRET_KEY, None, None, "test"))
-            .build();
-        aws_sdk_s3::Client::from_conf(config)
-    }
-}
-
-impl Drop for Outside {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        AwsBucket::connect(name, &self.server.client_config()).await.unwrap()
     }
 }
 
@@ -203,20 +134,4 @@ fn program(variable: &str) -> Option<PathBuf> {
         println!("skipped: {variable} does not name the server's program; run this by `cargo xtask test`");
     }
     program
-}
-
-/// Reads on until the server says where it listens. What it says later is read and dropped, so that it never waits for a reader.
-fn announced_url(output: PipeReader) -> String {
-    let mut lines = BufReader::new(output).lines();
-    let mut said = Vec::new();
-    for line in lines.by_ref() {
-        let line = line.unwrap();
-        if let Some(at) = line.find("http://127.0.0.1:") {
-            std::thread::spawn(move || lines.for_each(drop));
-            let url = line[at..].split(|c: char| !(c.is_ascii_alphanumeric() || ":/.".contains(c))).next();
-            return url.unwrap().to_owned();
-        }
-        said.push(line);
-    }
-    panic!("the server ended before it listened; it said:\n{}", said.join("\n"));
 }
