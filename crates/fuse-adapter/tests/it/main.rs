@@ -3,13 +3,15 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stderr,
+    clippy::print_stdout,
     clippy::disallowed_methods,
-    reason = "tests; real programs run on the real clock"
+    reason = "tests; real programs run on the real clock, and the environment tells where servers are"
 )]
 
 mod directories;
 mod lengths;
 mod lifecycle;
+mod outside;
 mod read_only;
 mod reading;
 mod server;
