@@ -46,6 +46,23 @@ pub struct Attr {
     pub gid: u32,
 }
 
+/// Attributes to be changed; those that are `None` stay.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SetAttr {
+    /// Length in bytes.
+    pub size: Option<u64>,
+    /// Permission bits, 0 to 0o7777.
+    pub mode: Option<u16>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// When it was last read.
+    pub atime: Option<Timestamp>,
+    /// When it was last written.
+    pub mtime: Option<Timestamp>,
+}
+
 /// Attributes, and how long they may be believed without asking again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {

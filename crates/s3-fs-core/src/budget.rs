@@ -177,7 +177,6 @@ pub(crate) struct Reservation {
 
 impl Reservation {
     /// How much is left of it.
-    #[cfg(test)]
     pub(crate) fn units(&self) -> u32 {
         self.units
     }
@@ -224,6 +223,17 @@ impl Buffer {
         let n = from.len().min(self.len - self.bytes.len());
         self.bytes.extend_from_slice(&from[..n]);
         n
+    }
+
+    /// Puts `from` at `at`, over what is there; a gap before it becomes zeros. It must fit.
+    pub(crate) fn write_at(&mut self, at: usize, from: &[u8]) {
+        debug_assert!(at + from.len() <= self.len, "the caller cuts at the buffer's end");
+        if self.bytes.len() < at {
+            self.bytes.resize(at, 0);
+        }
+        let over = from.len().min(self.bytes.len() - at);
+        self.bytes[at..at + over].copy_from_slice(&from[..over]);
+        self.bytes.extend_from_slice(&from[over..]);
     }
 
     /// Whether all bytes are there.

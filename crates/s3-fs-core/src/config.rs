@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sluicefs_s3_client::KeyPrefix;
+use sluicefs_s3_client::{KeyPrefix, StorageClass};
 
 /// How long something learnt from the store is believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +26,9 @@ impl Ttl {
     }
 }
 
+/// The least that S3 takes as a part, but for the last (Amazon S3 User Guide, "Amazon S3 multipart upload limits").
+const MIN_PART_BYTES: u64 = 5 << 20;
+
 /// Settings of one file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FsConfig {
@@ -46,8 +49,80 @@ pub struct FsConfig {
     /// Ask the store at each open of a file whose pages the kernel may hold, even while its attributes are believed: an open
     /// then never sees an older version than the newest (close-to-open consistency). Default true.
     pub revalidate_on_open: bool,
+    /// What may be changed. Default everything.
+    pub allow: Allow,
     /// How reads fetch ahead.
     pub read: ReadConfig,
+    /// How writes are staged and sent.
+    pub write: WriteConfig,
+}
+
+/// What a mount may change in the bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allow {
+    /// Whether anything may be changed.
+    pub changes: bool,
+    /// Whether files and directories may be removed, renamed away included.
+    pub delete: bool,
+    /// Whether an object that exists may be replaced: written to, cut, or renamed over.
+    pub overwrite: bool,
+}
+
+impl Allow {
+    /// Everything.
+    pub const ALL: Self = Self { changes: true, delete: true, overwrite: true };
+    /// Reading alone.
+    pub const NOTHING: Self = Self { changes: false, delete: false, overwrite: false };
+}
+
+/// What to do when the object that a file was made from was replaced by somebody else meanwhile.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnConflict {
+    /// Fail with `Stale`: what the other wrote stays.
+    #[default]
+    Fail,
+    /// Replace it.
+    Overwrite,
+}
+
+/// How a file that is created exclusively (`O_EXCL`) claims its name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Exclusive {
+    /// At the store, at once, by an empty object: whoever comes second is told at open.
+    #[default]
+    AtOpen,
+    /// When the file is closed: one request fewer, but the second is told only then.
+    AtClose,
+}
+
+/// Settings of the write path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WriteConfig {
+    /// All memory that written bytes may take until they are sent, in bytes; besides [`ReadConfig::memory_limit_bytes`].
+    pub memory_limit_bytes: u64,
+    /// The first parts of an upload, in bytes; later ones grow. A file up to this long is sent in one request.
+    pub part_size_bytes: u64,
+    /// What to do about changes from elsewhere.
+    pub on_conflict: OnConflict,
+    /// How exclusive creation claims a name.
+    pub exclusive: Exclusive,
+    /// A directory with more objects below it is not renamed: each costs a request or two, and the rename is over only with the last.
+    pub max_renamed_objects: u64,
+    /// The tier that new objects are told to be in, as far as attributes show it. The client's settings decide.
+    pub storage_class: StorageClass,
+}
+
+impl Default for WriteConfig {
+    fn default() -> Self {
+        Self {
+            memory_limit_bytes: 128 << 20,
+            part_size_bytes: 8 << 20,
+            on_conflict: OnConflict::default(),
+            exclusive: Exclusive::default(),
+            max_renamed_objects: 100_000,
+            storage_class: StorageClass::Standard,
+        }
+    }
 }
 
 /// Settings of the read path.
@@ -91,7 +166,9 @@ impl Default for FsConfig {
             metadata_ttl: Ttl::For(Duration::from_secs(1)),
             negative_ttl: Ttl::For(Duration::from_secs(1)),
             revalidate_on_open: true,
+            allow: Allow::ALL,
             read: ReadConfig::default(),
+            write: WriteConfig::default(),
         }
     }
 }
@@ -105,6 +182,16 @@ pub enum InvalidConfig {
     /// Too little memory.
     #[error("a memory limit of {0} bytes is too small: the least is {min}", min = ReadConfig::MIN_MEMORY_BYTES)]
     Memory(u64),
+    /// A part of an upload is too small for the store, or larger than a quarter of the memory for writes.
+    #[error(
+        "an upload part size of {part} bytes does not fit: use {MIN_PART_BYTES} to {max}, a quarter of the memory for writes"
+    )]
+    WritePartSize {
+        /// What was asked for.
+        part: u64,
+        /// The largest that fits.
+        max: u64,
+    },
     /// Part size of zero, or larger than a quarter of the memory limit.
     #[error("a part size of {part} bytes does not fit: use 131072 to {max}, a quarter of the memory limit")]
     PartSize {
@@ -132,6 +219,10 @@ impl FsConfig {
         let max = read.memory_limit_bytes / 4;
         if !(128 << 10..=max).contains(&read.part_size_bytes) {
             return Err(InvalidConfig::PartSize { part: read.part_size_bytes, max });
+        }
+        let (part, max) = (self.write.part_size_bytes, self.write.memory_limit_bytes / 4);
+        if self.allow.changes && !(MIN_PART_BYTES..=max).contains(&part) {
+            return Err(InvalidConfig::WritePartSize { part, max });
         }
         Ok(())
     }

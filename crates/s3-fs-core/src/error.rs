@@ -32,6 +32,22 @@ pub enum ErrorKind {
     NoAttribute,
     /// The object lies in an archive tier: restore it first.
     Archived,
+    /// A file or directory of that name is there already.
+    Exists,
+    /// A directory that is to be removed or replaced has entries.
+    NotEmpty,
+    /// The mount was told not to allow this change.
+    NotPermitted,
+    /// The mount changes nothing.
+    ReadOnly,
+    /// The memory or disk space for written bytes is full.
+    NoSpace,
+    /// More bytes than an object can have.
+    TooLarge,
+    /// A request that makes no sense: a directory moved into itself, for example.
+    Invalid,
+    /// A bucket, or this mount, cannot do that.
+    Unsupported,
     /// The store failed after all retries, or gave wrong bytes: the log has the reason.
     Io,
 }
@@ -76,6 +92,13 @@ impl Error {
         if error.kind == ErrorKind::NotFound { Self { kind: ErrorKind::Io, ..error } } else { error }
     }
 
+    /// The error of a request that was to make `name` new: that it is not is no surprise.
+    pub(crate) fn from_claim(source: s3::Error, name: &str) -> Self {
+        let is_taken = source.kind() == s3::ErrorKind::PreconditionFailed;
+        let error = Self::from_store("create", source).with_name(name);
+        if is_taken { Self { kind: ErrorKind::Exists, ..error } } else { error }
+    }
+
     /// The error of a file operation that failed at the store.
     pub fn from_store(operation: &'static str, source: s3::Error) -> Self {
         let kind = match source.kind() {
@@ -116,6 +139,14 @@ fn describe(kind: ErrorKind) -> &'static str {
         ErrorKind::BadHandle => "not an open file",
         ErrorKind::NoAttribute => "no such attribute",
         ErrorKind::Archived => "the object is archived and must be restored first",
+        ErrorKind::Exists => "it exists already",
+        ErrorKind::NotEmpty => "the directory is not empty",
+        ErrorKind::NotPermitted => "the mount does not allow that",
+        ErrorKind::ReadOnly => "the mount is read-only",
+        ErrorKind::NoSpace => "no space is left for written bytes",
+        ErrorKind::TooLarge => "larger than a file can be here",
+        ErrorKind::Invalid => "this makes no sense",
+        ErrorKind::Unsupported => "this cannot be done here",
         ErrorKind::Io => "input/output error",
     }
 }

@@ -1,10 +1,14 @@
 //! One short async method per file operation; it only wires the pieces below.
 
+mod files;
+mod names;
+mod rename;
+
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use sluicefs_s3_client::{Bucket, ByteRange};
-use tokio::runtime::Handle;
+use tokio::runtime;
 
 use crate::attr::{Attr, DirEntry, DirMode, Entry, FileKind, HandleId, InodeNo, OpenedFile, StatFs};
 use crate::config::{FsConfig, InvalidConfig};
@@ -17,20 +21,34 @@ use crate::path::NAME_MAX_BYTES;
 use crate::read::{ReadData, ReadEngine, ReadStats};
 use crate::readdir::DirHandle;
 use crate::tree::Tree;
+use crate::write::{WriteEngine, Writer, Writers};
 use crate::xattr;
+
+pub use files::{Creation, Existing};
+pub use rename::Replace;
 
 /// A bucket, or a prefix of it, as a tree of files.
 ///
 /// Share it in an [`Arc`]; every method may be called from many tasks at once. Dropping it ends all fetches.
 pub struct FileSystem {
     bucket: Arc<dyn Bucket>,
-    tree: Tree,
+    tree: Arc<Tree>,
     files: Arc<OpenFiles>,
     engine: Arc<ReadEngine>,
-    open_files: HandleTable<FileHandle>,
+    writes: Arc<WriteEngine>,
+    writers: Arc<Writers>,
+    open_files: HandleTable<Handle>,
     open_dirs: HandleTable<DirHandle>,
     kernel: OnceLock<Box<dyn Kernel>>,
     config: FsConfig,
+}
+
+/// An open file.
+#[derive(Debug)]
+struct Handle {
+    reader: FileHandle,
+    /// What writes go to, if it is open for writing.
+    writer: Option<Writer>,
 }
 
 impl FileSystem {
@@ -42,16 +60,26 @@ impl FileSystem {
     /// [`InvalidConfig`] if the settings do not fit together.
     pub fn new(bucket: Arc<dyn Bucket>, config: FsConfig) -> Result<Arc<Self>, InvalidConfig> {
         config.validate()?;
-        let runtime = Handle::current();
+        let runtime = runtime::Handle::current();
         let engine = ReadEngine::new(Arc::clone(&bucket), config.read.clone(), runtime.clone());
         let files = Arc::new(OpenFiles::new(Arc::clone(&engine)));
-        let tree = Tree::new(Arc::clone(&bucket), &config, Arc::clone(&files), runtime);
+        let tree = Arc::new(Tree::new(Arc::clone(&bucket), &config, Arc::clone(&files), runtime.clone()));
+        let committed = Arc::clone(&tree);
+        let writes = WriteEngine::new(
+            Arc::clone(&bucket),
+            Arc::clone(&engine),
+            config.write.clone(),
+            runtime,
+            Box::new(move |ino, meta| committed.committed(ino, meta)),
+        );
         let (open_files, open_dirs) = (HandleTable::new(), HandleTable::new());
         Ok(Arc::new(Self {
             bucket,
             tree,
             files,
             engine,
+            writes,
+            writers: Arc::default(),
             open_files,
             open_dirs,
             kernel: OnceLock::new(),
@@ -110,6 +138,12 @@ impl FileSystem {
     /// `Stale` if the name has another number by now, or its length is another than was told last: look it up again, as the kernel does
     /// by itself. `IsADirectory`, `NotFound`, `AccessDenied`, `Io`.
     pub async fn open(&self, ino: InodeNo) -> Result<OpenedFile> {
+        let (reader, keep_cache) = self.open_reader(ino).await?;
+        let handle = self.open_files.insert(Handle { reader, writer: None });
+        Ok(OpenedFile { handle, keep_cache })
+    }
+
+    async fn open_reader(&self, ino: InodeNo) -> Result<(FileHandle, bool)> {
         let key = self.tree.key("open", ino)?;
         let is_fresh = self.tree.is_fresh(ino);
         let may_be_cached = self.config.revalidate_on_open && self.files.was_delivered(ino);
@@ -119,8 +153,7 @@ impl FileSystem {
         }
         let current = self.tree.table.current("open", ino)?;
         let meta = current.meta.ok_or_else(|| Error::new(ErrorKind::IsADirectory, "open"))?;
-        let (handle, keep_cache) = self.files.open(ino, key, meta);
-        Ok(OpenedFile { handle: self.open_files.insert(handle), keep_cache })
+        Ok(self.files.open(ino, key, meta))
     }
 
     /// Reads up to `range.len()` bytes, at most [`MAX_READ_BYTES`](crate::MAX_READ_BYTES); fewer only at the end of the object, none past it.
@@ -146,15 +179,21 @@ impl FileSystem {
 
     async fn read_to(&self, handle: HandleId, range: ByteRange, to: Destination) -> Result<ReadData> {
         let handle = self.open_files.get("read", handle)?;
+        let reader = &handle.reader;
+        if let Some(draft) = self.writers.draft(reader.ino)
+            && draft.is_changed()
+        {
+            return draft.read(range).await;
+        }
         let kernel = self.kernel.get().map(|kernel| &**kernel);
-        let read = match handle.read(range, to, kernel).await {
+        let read = match reader.read(range, to, kernel).await {
             Err(error) if matches!(error.kind(), ErrorKind::Stale | ErrorKind::NotFound) => {
-                self.find_new_version(&handle, error).await?;
-                handle.read(range, to, kernel).await
+                self.find_new_version(reader, error).await?;
+                reader.read(range, to, kernel).await
             }
             done => done,
         };
-        read?.ok_or_else(|| handle.stale())
+        read?.ok_or_else(|| reader.stale())
     }
 
     /// The object changed under the reader: takes note of the new version; an error if the reader must not go on with that.
@@ -166,11 +205,6 @@ impl FileSystem {
             Err(gone) if gone.kind() == ErrorKind::NotFound => Err(handle.stale()),
             Err(other) => Err(other),
         }
-    }
-
-    /// Closes a file. Unknown handles are ignored.
-    pub fn release(&self, handle: HandleId) {
-        self.open_files.remove(handle);
     }
 
     /// Opens a directory. Pair it with [`FileSystem::release_dir`].

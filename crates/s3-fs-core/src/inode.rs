@@ -7,7 +7,9 @@ pub(crate) mod negative;
 mod replaced;
 pub(crate) mod table;
 
-use sluicefs_s3_client::{KeyPrefix, ObjectMeta};
+use std::sync::Arc;
+
+use sluicefs_s3_client::{KeyPrefix, ObjectMeta, Timestamp};
 use tokio::time::Instant;
 
 use crate::attr::InodeNo;
@@ -38,6 +40,39 @@ pub(crate) struct Inode {
     pub(crate) valid_until: Instant,
     /// What it is.
     pub(crate) node: Node,
+    /// It is being written here: its length and time are those of what is written, and what the store has is older.
+    pub(crate) written: Option<Arc<dyn BeingWritten>>,
+    /// Attributes that programs gave it through this mount.
+    pub(crate) given: Option<Box<GivenAttr>>,
+}
+
+/// A file that is being written.
+pub(crate) trait BeingWritten: std::fmt::Debug + Send + Sync {
+    /// Its length in bytes and the time of its last change.
+    fn attributes(&self) -> (u64, Timestamp);
+}
+
+/// Attributes that were set, where they differ from what the settings and the store say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct GivenAttr {
+    pub(crate) mode: Option<u16>,
+    pub(crate) uid: Option<u32>,
+    pub(crate) gid: Option<u32>,
+    pub(crate) atime: Option<Timestamp>,
+    pub(crate) mtime: Option<Timestamp>,
+}
+
+impl GivenAttr {
+    /// Those of `newer`, and of these where it has none.
+    pub(crate) fn or(self, newer: Self) -> Self {
+        Self {
+            mode: newer.mode.or(self.mode),
+            uid: newer.uid.or(self.uid),
+            gid: newer.gid.or(self.gid),
+            atime: newer.atime.or(self.atime),
+            mtime: newer.mtime.or(self.mtime),
+        }
+    }
 }
 
 /// What an inode is.

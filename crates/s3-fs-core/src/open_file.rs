@@ -32,6 +32,8 @@ struct Pinned {
     follows_delivered: bool,
     /// Somebody opened an older version, had no byte of it, and reads this one.
     moved: Option<Moved>,
+    /// This mount made it of the version before, or moved it: the kernel saw every byte change, and handles go on with it.
+    written_here: bool,
     /// Its reading state, while a handle has it open.
     object: Mutex<Weak<OpenObject>>,
 }
@@ -39,7 +41,6 @@ struct Pinned {
 /// What the handles of an inode share.
 #[derive(Debug)]
 struct Shared {
-    key: ObjectKey,
     current: Mutex<Arc<Pinned>>,
 }
 
@@ -87,6 +88,13 @@ impl OpenFiles {
         self.files.lock().get(&ino).is_some_and(|file| file.current().delivered.load(Ordering::Acquire))
     }
 
+    /// The file `ino` has another key and is the object `meta` there.
+    pub(crate) fn moved(&self, ino: InodeNo, key: ObjectKey, meta: &ObjectMeta) {
+        if let Some(file) = self.files.lock().get(&ino) {
+            file.moved(key, meta);
+        }
+    }
+
     /// Whether a handle of the file is open.
     pub(crate) fn is_open(&self, ino: InodeNo) -> bool {
         self.files.lock().get(&ino).is_some_and(is_open)
@@ -117,8 +125,7 @@ impl Versions for OpenFiles {
 
 impl Shared {
     fn new(key: ObjectKey, meta: ObjectMeta) -> Self {
-        let pinned = Arc::new(Pinned::new(key.clone(), meta));
-        Self { key, current: Mutex::new(pinned) }
+        Self { current: Mutex::new(Arc::new(Pinned::new(key, meta))) }
     }
 
     fn current(&self) -> Arc<Pinned> {
@@ -136,16 +143,23 @@ impl Shared {
         }
         // Who opens the file after this has looked it up after this, and the kernel knows what it opens.
         let moved = is_open.then(|| Moved::new(seen.size, current.meta.size, current.moved.as_ref()));
-        *current = Arc::new(Pinned { moved, ..Pinned::new(self.key.clone(), seen.clone()) });
+        let key = current.version.key().clone();
+        *current = Arc::new(Pinned { moved, ..Pinned::new(key, seen.clone()) });
         Follow::Free
     }
 
     fn commit(&self, written: &ObjectMeta) {
         let mut current = self.current.lock();
         if !current.is_of(written) {
-            let pinned = Pinned::new(self.key.clone(), written.clone());
-            *current = Arc::new(Pinned { follows_delivered: true, ..pinned });
+            let key = current.version.key().clone();
+            *current = Arc::new(Pinned::written_here(key, written, true));
         }
+    }
+
+    fn moved(&self, key: ObjectKey, meta: &ObjectMeta) {
+        let mut current = self.current.lock();
+        let follows = current.follows_delivered || current.delivered.load(Ordering::Acquire);
+        *current = Arc::new(Pinned::written_here(key, meta, follows));
     }
 
     /// Bytes of `pinned` are about to go to the kernel; false if the object has moved on meanwhile.
@@ -163,7 +177,13 @@ impl Pinned {
     fn new(key: ObjectKey, meta: ObjectMeta) -> Self {
         let version = Arc::new(ObjectVersion::new(key, meta.size, meta.etag.clone()));
         let delivered = AtomicBool::new(false);
-        Self { meta, version, delivered, follows_delivered: false, moved: None, object: Mutex::default() }
+        let (follows_delivered, written_here, object) = (false, false, Mutex::default());
+        Self { meta, version, delivered, follows_delivered, moved: None, written_here, object }
+    }
+
+    /// A version that this mount made.
+    fn written_here(key: ObjectKey, meta: &ObjectMeta, follows_delivered: bool) -> Self {
+        Self { follows_delivered, written_here: true, ..Self::new(key, meta.clone()) }
     }
 
     fn open(&self, engine: &Arc<ReadEngine>) -> Arc<OpenObject> {
@@ -212,7 +232,7 @@ impl FileHandle {
 
     /// The error of a read that would mix two versions.
     pub(crate) fn stale(&self) -> Error {
-        Error::new(ErrorKind::Stale, "read").with_name(self.file.key.as_str())
+        Error::new(ErrorKind::Stale, "read").with_name(self.file.current().version.key().as_str())
     }
 
     /// The version to read: the current one, if this handle is of it or may move on to it.
@@ -220,7 +240,7 @@ impl FileHandle {
         let current = self.file.current();
         let mut pin = self.pin.lock();
         if !Arc::ptr_eq(&pin.0, &current) {
-            if pin.0.delivered.load(Ordering::Acquire) {
+            if pin.0.delivered.load(Ordering::Acquire) && !current.written_here {
                 return Err(self.stale());
             }
             let object = current.open(&self.engine);

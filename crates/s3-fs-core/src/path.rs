@@ -5,6 +5,8 @@ use std::fmt;
 
 use sluicefs_s3_client::{KeyPrefix, ObjectKey};
 
+use crate::error::ErrorKind;
+
 /// The longest file name (Linux, `NAME_MAX`), in bytes. A longer one must never reach the kernel: CVE-2026-31694.
 pub(crate) const NAME_MAX_BYTES: usize = 255;
 
@@ -41,6 +43,15 @@ pub(crate) fn check_name(name: &str) -> Result<(), IllegalName> {
         _ if name.contains('\0') => Err(IllegalName::Nul),
         _ => Ok(()),
     }
+}
+
+/// Whether a file or directory may be called `name` from now on; the error's kind if not.
+pub(crate) fn check_new_name(name: &str) -> Result<(), ErrorKind> {
+    check_name(name).map_err(|reason| match reason {
+        IllegalName::TooLong => ErrorKind::NameTooLong,
+        IllegalName::Dots => ErrorKind::Exists,
+        IllegalName::Empty | IllegalName::Nul => ErrorKind::InvalidName,
+    })
 }
 
 /// The key of the file `name` in the directory `prefix`; `None` if it would be longer than any key.

@@ -13,6 +13,7 @@ mod window;
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use sluicefs_s3_client::ByteRange;
 
 pub(crate) use engine::ReadEngine;
@@ -35,11 +36,24 @@ pub struct ReadData {
     len: usize,
 }
 
-struct Slice {
-    block: Arc<Block>,
-    start: u32,
-    end: u32,
+enum Slice {
+    /// Part of a block of the cache.
+    Block { block: Arc<Block>, start: u32, end: u32 },
+    /// Bytes that somebody wrote, or zeros.
+    Bytes(Bytes),
 }
+
+impl AsRef<[u8]> for Slice {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::Block { block, start, end } => &block.bytes()[*start as usize..*end as usize],
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+/// What a hole reads as, so many bytes at a time.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 impl ReadData {
     /// How many bytes there are.
@@ -54,7 +68,37 @@ impl ReadData {
 
     /// The bytes, in order.
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
-        self.slices.iter().map(|s| &s.block.bytes()[s.start as usize..s.end as usize])
+        self.slices.iter().map(AsRef::as_ref)
+    }
+
+    /// The bytes as pieces that can be kept and sent; they hold what this held.
+    pub(crate) fn into_bytes(self) -> Vec<Bytes> {
+        let piece = |slice| match slice {
+            Slice::Bytes(bytes) => bytes,
+            block => Bytes::from_owner(block),
+        };
+        self.slices.into_iter().map(piece).collect()
+    }
+
+    /// Adds `bytes` at the end.
+    pub(crate) fn push(&mut self, bytes: Bytes) {
+        self.len += bytes.len();
+        self.slices.push(Slice::Bytes(bytes));
+    }
+
+    /// Adds `len` zeros at the end.
+    pub(crate) fn push_zeros(&mut self, mut len: u64) {
+        while len > 0 {
+            let n = len.min(ZEROS.len() as u64);
+            self.push(Bytes::from_static(&ZEROS[..n as usize]));
+            len -= n;
+        }
+    }
+
+    /// Adds the bytes of `more` at the end.
+    pub(crate) fn append(&mut self, more: ReadData) {
+        self.len += more.len;
+        self.slices.extend(more.slices);
     }
 
     /// The bytes of `range`, if all its blocks, `found` in order, are here.
@@ -65,7 +109,7 @@ impl ReadData {
             let Found::Ready(block) = slot else { return None };
             let start = at % BLOCK_BYTES;
             let end = (start + (range.end - at)).min(BLOCK_BYTES);
-            slices.push(Slice { block: Arc::clone(block), start: start as u32, end: end as u32 });
+            slices.push(Slice::Block { block: Arc::clone(block), start: start as u32, end: end as u32 });
             at += end - start;
         }
         debug_assert_eq!(at, range.end, "a read finds all its blocks");

@@ -2,6 +2,8 @@
 //!
 //! What is fresh is told from memory. What is not is asked for once, and everything the answer tells is kept.
 
+mod changes;
+
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,10 +24,13 @@ use crate::inode::table::{Change, InodeTable, Known};
 use crate::listing::cache::ListingCache;
 use crate::listing::merge::Hidden;
 use crate::listing::{At, Fragment, Listing, Named, OnHidden};
+use crate::local::LocalNames;
 use crate::open_file::OpenFiles;
 use crate::path::{self, NAME_MAX_BYTES};
 use crate::readdir::{DOT_ENTRIES, DirHandle};
 use crate::resolve::{self, Plan};
+
+pub(crate) use changes::Target;
 
 /// At most so many hidden names are remembered as reported; after that they are no longer reported.
 const MAX_REPORTED: usize = 10_000;
@@ -42,6 +47,7 @@ pub(crate) struct Tree {
     pub(crate) table: InodeTable,
     negative: NegativeCache,
     listings: Arc<ListingCache>,
+    local: LocalNames,
     files: Arc<OpenFiles>,
     runtime: Handle,
     on_hidden: OnHidden,
@@ -62,6 +68,7 @@ impl Tree {
             table: InodeTable::new(config, Arc::clone(&files) as _),
             negative: NegativeCache::default(),
             listings: Arc::default(),
+            local: LocalNames::default(),
             files,
             runtime,
             on_hidden,
@@ -87,10 +94,9 @@ impl Tree {
         if self.negative.get(parent, name, now).is_some() {
             return Err(not_found());
         }
-        let (seen, found) = match self.listings.find(parent, name, now, self.ttl) {
-            Some((seen, Some(found))) => (seen, Some(found)),
-            Some((seen, None)) if seen + self.negative_ttl > now => (seen, None),
-            _ => self.ask(parent, &prefix, name).await?,
+        let (seen, found) = match self.told(parent, name, now) {
+            Some(told) => told,
+            None => self.ask(parent, &prefix, name).await?,
         };
         match found {
             Some(Named { remote, .. }) => {
@@ -115,6 +121,19 @@ impl Tree {
         let now = Instant::now();
         let until = self.negative.get(parent, name, now);
         until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
+    }
+
+    /// What `name` is as far as a listing or this mount itself told: since when that is so, and the answer.
+    fn told(&self, parent: InodeNo, name: &str, now: Instant) -> Option<(Instant, Option<Named>)> {
+        let named = |remote| Named { name: Box::from(name), remote };
+        if let Some(own) = self.local.correct(parent, name, now) {
+            return Some((now, own.map(named)));
+        }
+        let (seen, found) = self.listings.find(parent, name, now, self.ttl)?;
+        if let Some(own) = self.local.correct(parent, name, seen) {
+            return Some((seen, own.map(named)));
+        }
+        (found.is_some() || seen + self.negative_ttl > now).then_some((seen, found))
     }
 
     /// Asks the store what `name` is: when that was, and the answer.
@@ -170,6 +189,9 @@ impl Tree {
         if known.is_replaced {
             return self.replaced(&known);
         }
+        if known.is_written {
+            return Ok(Entry { attr: known.attr, ttl: self.ttl });
+        }
         if known.valid_until > now {
             return Ok(Entry { attr: known.attr, ttl: known.valid_until - now });
         }
@@ -198,7 +220,9 @@ impl Tree {
 
     /// Whether what is known of `ino` may be told without asking.
     pub(crate) fn is_fresh(&self, ino: InodeNo) -> bool {
-        self.table.known("open", ino).is_ok_and(|known| known.valid_until > Instant::now())
+        self.table
+            .known("open", ino)
+            .is_ok_and(|known| known.is_written || known.valid_until > Instant::now())
     }
 
     /// Asks the store for the file `ino` by HEAD; returns whether it has another version than before.
@@ -297,13 +321,22 @@ impl Tree {
         }
         let mut index = offset.saturating_sub(DOT_ENTRIES);
         let (listing, mut at) = self.seek(dir, index).await?;
-        if listing.is_absent() && dir.ino != InodeNo::ROOT {
+        if listing.is_absent() && dir.ino != InodeNo::ROOT && !self.is_made_here(dir) {
             return Err(Error::new(ErrorKind::NotFound, "readdir"));
         }
         while let At::Page(page, first) = at {
             for named in &page.names[first..] {
                 index += 1;
-                if !self.offer(dir.ino, named, page.at, (mode, index + DOT_ENTRIES), accept)? {
+                let place = (mode, index + DOT_ENTRIES);
+                let taken = match self.local.correct(dir.ino, &named.name, page.at) {
+                    None => self.offer(dir.ino, named, page.at, place, accept)?,
+                    Some(None) => true,
+                    Some(Some(remote)) => {
+                        let named = Named { name: named.name.clone(), remote };
+                        self.offer(dir.ino, &named, page.at, place, accept)?
+                    }
+                };
+                if !taken {
                     return Ok(());
                 }
             }
@@ -312,7 +345,7 @@ impl Tree {
                 None => return Ok(()),
             };
         }
-        Ok(())
+        self.offer_extras(dir, &listing, offset, mode, accept)
     }
 
     /// The listing of `dir`, and what is at `index` in it. A place that the listing has let go of is looked for in a new one, where it may

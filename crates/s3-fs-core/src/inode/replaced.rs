@@ -20,7 +20,7 @@ pub(super) struct Successor {
     /// Its number.
     pub(super) ino: InodeNo,
     /// Its object as it was when the number was given: the look-up that comes next need not ask again.
-    pub(super) meta: ObjectMeta,
+    pub(super) meta: Option<ObjectMeta>,
     /// Until when that may be told.
     pub(super) valid_until: Instant,
 }
@@ -51,6 +51,12 @@ impl Replaced {
             }
         }
     }
+
+    /// The name with this first number is gone, or has its first number again.
+    pub(super) fn remove(&mut self, first: InodeNo) {
+        // Its place in the order stays, and counts until it is reached.
+        self.names.remove(&first);
+    }
 }
 
 #[cfg(test)]
@@ -66,7 +72,7 @@ mod tests {
             last_modified: Timestamp { secs: 0, nanos: 0 },
             storage_class: StorageClass::Standard,
         };
-        Successor { ino: InodeNo(number), meta, valid_until: Instant::now() }
+        Successor { ino: InodeNo(number), meta: Some(meta), valid_until: Instant::now() }
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,6 +4,8 @@
 //! and a file that becomes a directory gets another, without remembering either. The kernel keeps pages by number: a file that was
 //! replaced from outside while it has bytes of it gets a further number, and the old one stays with those who read the old version.
 
+mod changes;
+
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +49,8 @@ struct Look {
     gid: u32,
     file_mode: u16,
     dir_mode: u16,
+    /// How long attributes of files that are written here may be told.
+    ttl: Duration,
     /// The time stamp of every directory: when the mount began, as S3 keeps none.
     started: sluicefs_s3_client::Timestamp,
 }
@@ -62,6 +66,8 @@ pub(crate) struct Known {
     pub(crate) meta: Option<ObjectMeta>,
     /// The name has another number by now; this is what its former owner was.
     pub(crate) is_replaced: bool,
+    /// It is being written by this mount.
+    pub(crate) is_written: bool,
 }
 
 /// What applying the store's word to the table changed.
@@ -88,6 +94,7 @@ impl InodeTable {
             gid: config.gid,
             file_mode: config.file_mode,
             dir_mode: config.dir_mode,
+            ttl: config.metadata_ttl.duration(),
             started: clock::now(),
         };
         let inodes = FxHashMap::from_iter([(InodeNo::ROOT, root)]);
@@ -103,14 +110,14 @@ impl InodeTable {
             Node::Directory(_) => None,
             Node::File(meta) => Some(meta.clone()),
         };
-        let attr = self.look.attr(ino, meta.as_ref());
         Ok(Known {
-            attr,
+            attr: self.look.of(ino, inode),
             valid_until: inode.valid_until,
             parent: inode.parent,
             name: inode.name.clone(),
             meta,
             is_replaced: inode.is_replaced,
+            is_written: inode.written.is_some(),
         })
     }
 
@@ -141,7 +148,8 @@ impl InodeTable {
         // A directory shadows a file of its name.
         for kind in [FileKind::Directory, FileKind::File] {
             let ino = self.number(&state, parent, name, kind);
-            if let Some(inode) = state.inodes.get_mut(&ino).filter(|inode| inode.valid_until > now) {
+            let is_fresh = |inode: &&mut Box<Inode>| inode.valid_until > now || inode.written.is_some();
+            if let Some(inode) = state.inodes.get_mut(&ino).filter(is_fresh) {
                 inode.lookups += 1;
                 return Some(self.look.entry(ino, inode, now));
             }
@@ -153,7 +161,7 @@ impl InodeTable {
         if state.inodes.contains_key(&ino) || !state.inodes.contains_key(&parent) {
             return None;
         }
-        let node = Node::File(successor.meta.clone());
+        let node = Node::File(successor.meta.clone()?);
         let mut inode = Inode::new(parent, name, node, successor.valid_until);
         inode.lookups = 1;
         let entry = self.look.entry(ino, &inode, now);
@@ -232,7 +240,6 @@ impl InodeTable {
     }
 
     /// The file `ino` has the version `meta` from now on, as it was written through it: it keeps its number, and its name stands for it.
-    #[allow(dead_code, reason = "for whoever writes; reading alone does not commit")]
     pub(crate) fn commit(&self, ino: InodeNo, meta: ObjectMeta, valid_until: Instant) {
         let mut state = self.state.write();
         let Some(inode) = state.inodes.get(&ino) else { return };
@@ -243,7 +250,7 @@ impl InodeTable {
                 other.is_replaced = true;
             }
             let first = self.first_number(parent, &name, FileKind::File);
-            state.replaced.insert(first, Successor { ino, meta: meta.clone(), valid_until });
+            state.replaced.insert(first, Successor { ino, meta: Some(meta.clone()), valid_until });
         }
         self.versions.commit(ino, &meta);
         if let Some(inode) = state.inodes.get_mut(&ino) {
@@ -328,7 +335,7 @@ impl InodeTable {
                 break ino;
             }
         };
-        state.replaced.insert(first, Successor { ino, meta: meta.clone(), valid_until });
+        state.replaced.insert(first, Successor { ino, meta: Some(meta.clone()), valid_until });
         ino
     }
 
@@ -349,7 +356,8 @@ impl InodeTable {
                 // What was seen when the number was given may be newer.
                 let first = self.first_number(parent, name, FileKind::File);
                 let newer = state.replaced.get(first).filter(|s| s.ino == ino && s.valid_until > valid_until);
-                let (meta, valid_until) = newer.map_or((meta, valid_until), |s| (&s.meta, s.valid_until));
+                let newer = newer.and_then(|s| Some((s.meta.as_ref()?, s.valid_until)));
+                let (meta, valid_until) = newer.unwrap_or((meta, valid_until));
                 (Node::File(meta.clone()), valid_until)
             }
         };
@@ -373,7 +381,17 @@ impl State {
 impl Inode {
     fn new(parent: InodeNo, name: &str, node: Node, valid_until: Instant) -> Box<Self> {
         let name = Box::from(name);
-        Box::new(Self { parent, name, lookups: 0, children: 0, is_replaced: false, valid_until, node })
+        Box::new(Self {
+            parent,
+            name,
+            lookups: 0,
+            children: 0,
+            is_replaced: false,
+            valid_until,
+            node,
+            written: None,
+            given: None,
+        })
     }
 
     /// Takes the store's word on the inode `ino`, the file `seen` or a directory, unless its name needs another number for that.
@@ -384,7 +402,7 @@ impl Inode {
         valid_until: Instant,
         versions: &dyn Versions,
     ) -> Change {
-        if valid_until < self.valid_until {
+        if valid_until < self.valid_until || self.written.is_some() {
             // Told later, but seen earlier than what is known.
             return Change::Outdated;
         }
@@ -453,12 +471,29 @@ impl Look {
         Attr { ino, kind, size, mtime, mode, uid: self.uid, gid: self.gid }
     }
 
-    fn entry(&self, ino: InodeNo, inode: &Inode, now: Instant) -> Entry {
+    /// The attributes of the inode `ino`.
+    fn of(&self, ino: InodeNo, inode: &Inode) -> Attr {
         let meta = match &inode.node {
             Node::Directory(_) => None,
             Node::File(meta) => Some(meta),
         };
-        Entry { attr: self.attr(ino, meta), ttl: inode.valid_until.saturating_duration_since(now) }
+        let mut attr = self.attr(ino, meta);
+        if let Some(written) = &inode.written {
+            (attr.size, attr.mtime) = written.attributes();
+        }
+        if let Some(given) = &inode.given {
+            attr.mode = given.mode.unwrap_or(attr.mode);
+            attr.uid = given.uid.unwrap_or(attr.uid);
+            attr.gid = given.gid.unwrap_or(attr.gid);
+            attr.mtime = given.mtime.unwrap_or(attr.mtime);
+        }
+        attr
+    }
+
+    fn entry(&self, ino: InodeNo, inode: &Inode, now: Instant) -> Entry {
+        let ttl = inode.valid_until.saturating_duration_since(now);
+        let ttl = if inode.written.is_some() { self.ttl } else { ttl };
+        Entry { attr: self.of(ino, inode), ttl }
     }
 }
 

@@ -92,6 +92,15 @@ impl ListingCache {
         });
     }
 
+    /// Nothing that was told of `dir` is to be believed any more.
+    pub(crate) fn forget(&self, dir: InodeNo) {
+        let mut state = self.0.lock();
+        if let Some(directory) = state.directories.get_mut(&dir) {
+            directory.listing = None;
+            directory.fragments.clear();
+        }
+    }
+
     /// Nobody has `dir` open for now: a listing too large to keep, or no longer whole, is let go.
     pub(crate) fn closed(&self, dir: InodeNo) {
         let mut state = self.0.lock();

@@ -72,8 +72,8 @@ async fn a_body_that_breaks_off_fails_only_what_is_missing() {
 async fn wrong_bodies_are_never_handed_out() {
     let edits: [fn(&mut s3::GetReply); 3] = [
         |reply| reply.range.start += 1,
-        |reply| reply.body = Box::pin(futures::stream::iter([Ok(bytes::Bytes::from_static(b"short"))])),
-        |reply| reply.body = Box::pin(futures::stream::iter([Ok(bytes::Bytes::from(vec![0; 2 << 20]))])),
+        |reply| reply.body = Box::pin(futures::stream::iter([Ok(Bytes::from_static(b"short"))])),
+        |reply| reply.body = Box::pin(futures::stream::iter([Ok(Bytes::from(vec![0; 2 << 20]))])),
     ];
     for edit in edits {
         for size in [100 * KIB, 64 * MIB] {

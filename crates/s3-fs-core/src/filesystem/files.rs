@@ -1,0 +1,300 @@
+//! Creating, writing and closing files.
+
+use std::sync::Arc;
+
+use sluicefs_s3_client::{ObjectMeta, Payload, PutRequest, StorageClass, WriteCondition};
+use tokio::time::Instant;
+
+use super::{FileSystem, Handle};
+use crate::attr::{Entry, HandleId, InodeNo, OpenedFile, SetAttr};
+use crate::clock;
+use crate::config::Exclusive;
+use crate::error::{Error, ErrorKind, Result};
+use crate::inode::{GivenAttr, Remote};
+use crate::path;
+use crate::write::{Draft, Writer};
+
+/// What becomes of a file's content when it is opened for writing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// It stays until it is written over.
+    Keep,
+    /// It is cut off (`O_TRUNC`).
+    Truncate,
+}
+
+/// Whether a file may exist when it is created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Creation {
+    /// It is opened then.
+    OrOpen(Existing),
+    /// That is an error (`O_EXCL`).
+    Exclusive,
+}
+
+impl FileSystem {
+    /// Creates the file `name` in `parent` with permission bits `mode`, opens it for reading and writing, and counts one lookup. Pair it with
+    /// [`FileSystem::release`].
+    ///
+    /// The store has the file when it is closed or synced; created exclusively, it has an empty one at once, unless the settings say otherwise.
+    ///
+    /// # Errors
+    /// `Exists` if it must not; `IsADirectory`; `ReadOnly` or `NotPermitted` if the mount allows no such change; `NameTooLong`, `InvalidName`,
+    /// `AccessDenied`, `Io`.
+    pub async fn create(
+        &self,
+        parent: InodeNo,
+        name: &str,
+        mode: u16,
+        creation: Creation,
+    ) -> Result<(Entry, OpenedFile)> {
+        self.may_change("create")?;
+        path::check_new_name(name).map_err(|kind| Error::new(kind, "create").with_name(name))?;
+        let exclusive = creation == Creation::Exclusive;
+        match self.tree.lookup(parent, name).await {
+            Ok(entry) => {
+                let opened = match creation {
+                    Creation::OrOpen(existing) => self.open_for_writing(entry.attr.ino, existing).await,
+                    Creation::Exclusive => Err(Error::new(ErrorKind::Exists, "create").with_name(name)),
+                };
+                return match opened {
+                    Ok(opened) => Ok((entry, opened)),
+                    Err(error) => {
+                        self.tree.forget(entry.attr.ino, 1);
+                        Err(error)
+                    }
+                };
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let prefix = self.tree.table.directory("create", parent)?;
+        let key = path::file_key(&prefix, name)
+            .ok_or_else(|| Error::new(ErrorKind::NameTooLong, "create").with_name(name))?;
+        let mut meta = ObjectMeta {
+            size: 0,
+            etag: None,
+            last_modified: clock::now(),
+            storage_class: StorageClass::Standard,
+        };
+        let claims = exclusive && self.config.write.exclusive == Exclusive::AtOpen;
+        if claims && self.bucket.traits().conditional_writes {
+            let request = PutRequest {
+                key: key.clone(),
+                body: Payload::default(),
+                attributes: self.writes.attributes(&key),
+                condition: WriteCondition::Absent,
+            };
+            let written = self.bucket.put(request).await.map_err(|error| Error::from_claim(error, name))?;
+            meta.etag = written.etag;
+        }
+        let is_stored = meta.etag.is_some();
+        let known = is_stored.then(Instant::now);
+        let entry = self.tree.create(parent, name, &Remote::File(meta.clone()), known)?;
+        let ino = entry.attr.ino;
+        let draft = Draft::new(Arc::clone(&self.writes), ino, key.clone(), is_stored.then_some(&meta));
+        if exclusive && !is_stored {
+            draft.must_be_new();
+        }
+        let writer = self.writers.add(ino, draft);
+        self.tree.table.set_written(ino, Some(Arc::clone(writer.draft()) as _));
+        self.give_mode(ino, mode);
+        let entry = self.tree.table.entry(ino)?;
+        let (reader, _) = self.files.open(ino, key, meta);
+        let handle = self.open_files.insert(Handle { reader, writer: Some(writer) });
+        Ok((entry, OpenedFile { handle, keep_cache: false }))
+    }
+
+    /// Opens a file for reading and writing. Pair it with [`FileSystem::release`].
+    ///
+    /// # Errors
+    /// `Stale` if its name stands for another object by now: look it up again, as the kernel does by itself. `ReadOnly` or
+    /// `NotPermitted` if the mount allows no such change; `IsADirectory`, `NotFound`, `AccessDenied`, `Io`.
+    pub async fn open_for_writing(&self, ino: InodeNo, existing: Existing) -> Result<OpenedFile> {
+        self.may_change("open")?;
+        let (reader, keep_cache) = self.open_reader(ino).await?;
+        let writer = Some(self.begin_writing(ino, existing).await?);
+        Ok(OpenedFile { handle: self.open_files.insert(Handle { reader, writer }), keep_cache })
+    }
+
+    /// The draft of the file `ino`, begun if nobody writes it yet.
+    async fn begin_writing(&self, ino: InodeNo, existing: Existing) -> Result<Writer> {
+        let writer = match self.writers.join(ino) {
+            Some(writer) => writer,
+            None => {
+                let known = self.tree.table.current("open", ino)?;
+                let key = self.tree.key("open", ino)?;
+                if !self.config.allow.overwrite {
+                    return Err(Error::new(ErrorKind::NotPermitted, "open").with_name(key.as_str()));
+                }
+                let draft = Draft::new(Arc::clone(&self.writes), ino, key, known.meta.as_ref());
+                let writer = self.writers.add(ino, draft);
+                self.tree.table.set_written(ino, Some(Arc::clone(writer.draft()) as _));
+                writer
+            }
+        };
+        if existing == Existing::Truncate {
+            writer.draft().truncate(0).await?;
+            self.tree.table.forget_given_time(ino);
+        }
+        Ok(writer)
+    }
+
+    /// Takes in `data` at `offset` (bytes) of an open file, if that needs no waiting; else `None`: use [`FileSystem::write`].
+    ///
+    /// # Errors
+    /// As [`FileSystem::write`].
+    pub fn try_write(&self, handle: HandleId, offset: u64, data: &[u8]) -> Option<Result<()>> {
+        match self.writing("write", handle) {
+            Ok((ino, draft)) => {
+                self.tree.table.forget_given_time(ino);
+                draft.try_write(offset, data)
+            }
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// Takes in `data` at `offset` (bytes) of an open file: all of it, or nothing.
+    ///
+    /// Every handle of the file sees it at once. The store has it after [`FileSystem::flush`] or [`FileSystem::fsync`].
+    ///
+    /// # Errors
+    /// `TooLarge` past what an object can hold; `NoSpace` if the memory for written bytes is full and nothing under way empties it; what the
+    /// store answered if that is why it is full; `BadHandle` for a handle that is not open for writing.
+    pub async fn write(&self, handle: HandleId, offset: u64, data: &[u8]) -> Result<()> {
+        let (_, draft) = self.writing("write", handle)?;
+        draft.write(offset, data).await
+    }
+
+    /// Makes what was written to an open file durable, as close(2) does: returns when the store has acknowledged the object. Does nothing if
+    /// nothing was written since the last time.
+    ///
+    /// # Errors
+    /// `Stale` if somebody else replaced the object meanwhile, and what was written is not based on that; `NoSpace`, `AccessDenied`, `Io`.
+    /// What was written is kept until the last handle is released, and the next call tries again.
+    pub async fn flush(&self, handle: HandleId) -> Result<()> {
+        let handle = self.open_files.get("flush", handle)?;
+        match &handle.writer {
+            Some(writer) => writer.draft().commit().await,
+            None => Ok(()),
+        }
+    }
+
+    /// As [`FileSystem::flush`], through any handle of the file.
+    ///
+    /// # Errors
+    /// As [`FileSystem::flush`].
+    pub async fn fsync(&self, handle: HandleId) -> Result<()> {
+        let handle = self.open_files.get("fsync", handle)?;
+        match self.writers.draft(handle.reader.ino) {
+            Some(draft) => draft.commit().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Makes room for `range` as fallocate(2) does without flags: the file is at least that long afterwards. A bucket has room without end,
+    /// so nothing is reserved.
+    ///
+    /// # Errors
+    /// `TooLarge`, `BadHandle`.
+    pub async fn allocate(&self, handle: HandleId, end: u64) -> Result<()> {
+        let (_, draft) = self.writing("fallocate", handle)?;
+        if end > draft.size() { draft.truncate(end).await } else { Ok(()) }
+    }
+
+    /// Changes attributes of `ino`, and returns what they are then.
+    ///
+    /// A file that is cut or grown while nobody has it open for writing is made durable before this returns. Owner, mode and times are kept
+    /// while the kernel knows the file, and are not stored.
+    ///
+    /// # Errors
+    /// As [`FileSystem::open_for_writing`] and [`FileSystem::flush`].
+    pub async fn set_attr(&self, ino: InodeNo, set: SetAttr) -> Result<Entry> {
+        self.may_change("setattr")?;
+        if let Some(size) = set.size {
+            let _reader = self.open_reader(ino).await?;
+            let writer = self.begin_writing(ino, Existing::Keep).await?;
+            let draft = Arc::clone(writer.draft());
+            let done = match draft.truncate(size).await {
+                Ok(()) if writer.is_only() => draft.commit().await,
+                done => done,
+            };
+            self.end_writing(ino, writer);
+            done?;
+        }
+        let known = self.tree.table.known("setattr", ino)?;
+        let changed = |new: Option<u32>, old: u32| new.filter(|new| *new != old);
+        let given = GivenAttr {
+            mode: set.mode,
+            uid: changed(set.uid, known.attr.uid),
+            gid: changed(set.gid, known.attr.gid),
+            atime: set.atime,
+            mtime: set.mtime,
+        };
+        if given != GivenAttr::default() {
+            self.tree.table.give(ino, given);
+        }
+        self.getattr(ino).await
+    }
+
+    /// Closes a file. Unknown handles are ignored.
+    ///
+    /// Bytes that nobody made durable (written through a mapping after close(2), for example) are sent in the background; what cannot be
+    /// is named in the log.
+    pub fn release(&self, handle: HandleId) {
+        let Some(handle) = self.open_files.remove(handle) else { return };
+        if let Some(writer) = handle.writer.clone() {
+            let ino = handle.reader.ino;
+            drop(handle);
+            self.end_writing(ino, writer);
+        }
+    }
+
+    fn end_writing(&self, ino: InodeNo, writer: Writer) {
+        let draft = Arc::clone(writer.draft());
+        drop(writer);
+        if !self.writers.is_last(ino) {
+            return;
+        }
+        if !draft.is_changed() {
+            self.writers.remove_idle(ino, || self.tree.table.set_written(ino, None));
+            return;
+        }
+        let (writers, tree) = (Arc::clone(&self.writers), Arc::clone(&self.tree));
+        self.writes.spawn(async move {
+            if let Err(error) = draft.commit().await {
+                tracing::error!(key = %draft.key(), %error, "what was written to a file and not made durable when it was closed is lost");
+            }
+            writers.remove_idle(ino, || tree.table.set_written(ino, None));
+        });
+    }
+
+    fn writing(&self, operation: &'static str, handle: HandleId) -> Result<(InodeNo, Arc<Draft>)> {
+        let handle = self.open_files.get(operation, handle)?;
+        match &handle.writer {
+            Some(writer) => Ok((handle.reader.ino, Arc::clone(writer.draft()))),
+            None => Err(Error::new(ErrorKind::BadHandle, operation)),
+        }
+    }
+
+    pub(super) fn give_dir_mode(&self, ino: InodeNo, mode: u16) {
+        if mode != self.config.dir_mode {
+            self.tree.table.give(ino, GivenAttr { mode: Some(mode), ..GivenAttr::default() });
+        }
+    }
+
+    fn give_mode(&self, ino: InodeNo, mode: u16) {
+        if mode != self.config.file_mode {
+            self.tree.table.give(ino, GivenAttr { mode: Some(mode), ..GivenAttr::default() });
+        }
+    }
+
+    /// Whether the mount changes nothing at all.
+    pub fn is_read_only(&self) -> bool {
+        !self.config.allow.changes
+    }
+
+    pub(super) fn may_change(&self, operation: &'static str) -> Result<()> {
+        if self.config.allow.changes { Ok(()) } else { Err(Error::new(ErrorKind::ReadOnly, operation)) }
+    }
+}

@@ -1,0 +1,138 @@
+//! Making and removing names.
+
+use sluicefs_s3_client::{
+    KeyPrefix, ListRequest, ObjectKey, ObjectMeta, Payload, PutRequest, WriteCondition,
+};
+use tokio::time::Instant;
+
+use super::FileSystem;
+use crate::attr::{Entry, InodeNo};
+use crate::error::{Error, ErrorKind, Result};
+use crate::inode::Remote;
+use crate::path;
+use crate::tree::Target;
+
+impl FileSystem {
+    /// Makes the directory `name` in `parent` and counts one lookup. The store gets an empty object `name/`, so that the directory outlives
+    /// the mount also while nothing is in it.
+    ///
+    /// # Errors
+    /// `Exists`; `ReadOnly` if the mount changes nothing; `NameTooLong`, `InvalidName`, `AccessDenied`, `Io`.
+    pub async fn make_dir(&self, parent: InodeNo, name: &str, mode: u16) -> Result<Entry> {
+        self.may_change("mkdir")?;
+        self.must_be_free("mkdir", parent, name).await?;
+        let marker = self.marker("mkdir", &self.tree.prefix_of("mkdir", parent, name)?)?;
+        let request = PutRequest {
+            key: marker,
+            body: Payload::default(),
+            attributes: self.writes.directory_attributes(),
+            condition: WriteCondition::Any,
+        };
+        self.bucket.put(request).await.map_err(|error| Error::from_store("mkdir", error).with_name(name))?;
+        let entry = self.tree.create(parent, name, &Remote::Directory, Some(Instant::now()))?;
+        self.give_dir_mode(entry.attr.ino, mode);
+        self.tree.table.entry(entry.attr.ino)
+    }
+
+    /// Removes the file `name` from `parent`.
+    ///
+    /// Who has it open for writing can go on with it, and who reads it with what was fetched.
+    ///
+    /// # Errors
+    /// `IsADirectory`; `ReadOnly` or `NotPermitted` if the mount allows no such change; `NotFound`, `AccessDenied`, `Io`.
+    pub async fn unlink(&self, parent: InodeNo, name: &str) -> Result<()> {
+        self.may_delete("unlink")?;
+        let target = self.tree.find(parent, name).await?;
+        if target.is_directory() {
+            return Err(Error::new(ErrorKind::IsADirectory, "unlink").with_name(name));
+        }
+        let key = self.tree.key("unlink", target.ino)?;
+        self.leave_nameless(&target).await?;
+        self.delete("unlink", &key).await?;
+        self.tree.removed(parent, name, target.ino);
+        Ok(())
+    }
+
+    /// Removes the empty directory `name` from `parent`.
+    ///
+    /// # Errors
+    /// `NotEmpty`, `NotADirectory`; `ReadOnly` or `NotPermitted` if the mount allows no such change; `NotFound`, `AccessDenied`, `Io`.
+    pub async fn remove_dir(&self, parent: InodeNo, name: &str) -> Result<()> {
+        self.may_delete("rmdir")?;
+        let target = self.tree.find(parent, name).await?;
+        if !target.is_directory() {
+            return Err(Error::new(ErrorKind::NotADirectory, "rmdir").with_name(name));
+        }
+        self.must_be_empty("rmdir", target.ino).await?;
+        self.remove_marker("rmdir", &self.tree.table.directory("rmdir", target.ino)?).await?;
+        self.tree.removed(parent, name, target.ino);
+        Ok(())
+    }
+
+    // === What these have in common ===
+
+    /// The file is about to lose its name: what is written to it must not be sent any more.
+    pub(super) async fn leave_nameless(&self, target: &Target) -> Result<()> {
+        if let Some(draft) = self.writers.draft(target.ino) {
+            draft.orphan().await;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn must_be_free(
+        &self,
+        operation: &'static str,
+        parent: InodeNo,
+        name: &str,
+    ) -> Result<()> {
+        path::check_new_name(name).map_err(|kind| Error::new(kind, operation).with_name(name))?;
+        match self.tree.find(parent, name).await {
+            Ok(_) => Err(Error::new(ErrorKind::Exists, operation).with_name(name)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Asks the store, at once, whether anything but its own marker is in the directory `ino`.
+    pub(super) async fn must_be_empty(&self, operation: &'static str, ino: InodeNo) -> Result<()> {
+        let prefix = self.tree.table.directory(operation, ino)?;
+        let not_empty = || Error::new(ErrorKind::NotEmpty, operation).with_name(prefix.as_str());
+        if self.tree.has_local_names(ino) {
+            return Err(not_empty());
+        }
+        let request = ListRequest { delimiter: false, max_keys: 2, ..ListRequest::directory(prefix.clone()) };
+        let page = self.bucket.list(request).await.map_err(|error| Error::from_listing(operation, error))?;
+        let is_marker = |key: &ObjectKey| key.as_str() == prefix.as_str();
+        if page.objects.iter().any(|object| !is_marker(&object.key)) || !page.common_prefixes.is_empty() {
+            return Err(not_empty());
+        }
+        Ok(())
+    }
+
+    /// The key of the object that makes a directory exist; the root needs none.
+    pub(super) fn marker(&self, operation: &'static str, prefix: &KeyPrefix) -> Result<ObjectKey> {
+        let name_too_long = |_| Error::new(ErrorKind::NameTooLong, operation).with_name(prefix.as_str());
+        ObjectKey::new(prefix.as_str()).map_err(name_too_long)
+    }
+
+    pub(super) async fn remove_marker(&self, operation: &'static str, prefix: &KeyPrefix) -> Result<()> {
+        let marker = self.marker(operation, prefix)?;
+        self.delete(operation, &marker).await
+    }
+
+    pub(super) async fn delete(&self, operation: &'static str, key: &ObjectKey) -> Result<()> {
+        let deleted = self.bucket.delete(key).await;
+        deleted.map_err(|error| Error::from_store(operation, error).with_name(key.as_str()))
+    }
+
+    pub(super) fn may_delete(&self, operation: &'static str) -> Result<()> {
+        self.may_change(operation)?;
+        if self.config.allow.delete { Ok(()) } else { Err(Error::new(ErrorKind::NotPermitted, operation)) }
+    }
+
+    /// The object of `target`, which is a file.
+    pub(super) fn object(&self, operation: &'static str, target: &Target) -> Result<ObjectMeta> {
+        let known = self.tree.table.known(operation, target.ino)?;
+        known.meta.ok_or_else(|| Error::new(ErrorKind::IsADirectory, operation).with_name(&known.name))
+    }
+}

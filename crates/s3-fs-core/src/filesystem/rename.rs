@@ -1,0 +1,340 @@
+//! Moving files and directories: by the store where it can, else by copying there and deleting here, in an order that loses nothing.
+//!
+//! A file is at its new name before it is gone from the old one. A directory's objects are all copied before the first is deleted, so that
+//! a rename that was cut short leaves each object under its old name, or under its new one, or both; done again, it goes on.
+
+use std::collections::BTreeMap;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use sluicefs_s3_client::bucket::{MAX_COPY_BYTES, MAX_DELETE_KEYS};
+use sluicefs_s3_client::{
+    CompleteUpload, CopyPart, CopyRequest, CreateUpload, ETag, KeyPrefix, ListRequest, ListedObject,
+    ObjectKey, ObjectMeta, Part, RenameRequest, UploadId, WriteCondition,
+};
+
+use super::FileSystem;
+use crate::attr::InodeNo;
+use crate::error::{Error, ErrorKind, Result};
+use crate::inode::Remote;
+use crate::path;
+use crate::tree::Target;
+
+/// What may happen to what has the new name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replace {
+    /// It is replaced.
+    Allowed,
+    /// That is an error (`RENAME_NOREPLACE`).
+    Forbidden,
+}
+
+/// So many objects of a directory are copied at once.
+const COPIES_AT_ONCE: usize = 32;
+
+/// Objects over [`MAX_COPY_BYTES`] are copied in parts of this size, so many at once.
+const COPY_PART_BYTES: u64 = 1 << 30;
+const COPY_PARTS_AT_ONCE: usize = 8;
+
+impl FileSystem {
+    /// Moves `name` in `parent` to `new_name` in `new_parent`. No byte travels here; what was written to the file is made durable first.
+    ///
+    /// # Errors
+    /// `Exists` if the new name is taken and `replace` forbids that; `NotEmpty`, `IsADirectory`, `NotADirectory` if it is something that cannot be
+    /// replaced; `Invalid` for a directory moved into itself; `TooLarge` for a directory of more objects than the settings allow;
+    /// `ReadOnly` or `NotPermitted` if the mount allows no such change; `Stale` if somebody else replaced the object meanwhile; `NotFound`,
+    /// `NameTooLong`, `AccessDenied`, `Io`.
+    pub async fn rename(
+        &self,
+        (parent, name): (InodeNo, &str),
+        (new_parent, new_name): (InodeNo, &str),
+        replace: Replace,
+    ) -> Result<()> {
+        self.may_delete("rename")?;
+        path::check_new_name(new_name).map_err(|kind| Error::new(kind, "rename").with_name(new_name))?;
+        let source = self.tree.find(parent, name).await?;
+        let target = match self.tree.find(new_parent, new_name).await {
+            Ok(target) if target.ino == source.ino => return Ok(()),
+            Ok(target) => Some(target),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        if target.is_some() && replace == Replace::Forbidden {
+            return Err(Error::new(ErrorKind::Exists, "rename").with_name(new_name));
+        }
+        let (from, to) = ((parent, name), (new_parent, new_name));
+        match source.is_directory() {
+            true => self.rename_directory(&source, from, to, target).await,
+            false => self.rename_file(&source, from, to, target, replace).await,
+        }
+    }
+
+    async fn rename_file(
+        &self,
+        source: &Target,
+        from: (InodeNo, &str),
+        to: (InodeNo, &str),
+        target: Option<Target>,
+        replace: Replace,
+    ) -> Result<()> {
+        if target.as_ref().is_some_and(Target::is_directory) {
+            return Err(Error::new(ErrorKind::IsADirectory, "rename").with_name(to.1));
+        }
+        if target.is_some() && !self.config.allow.overwrite {
+            return Err(Error::new(ErrorKind::NotPermitted, "rename").with_name(to.1));
+        }
+        let draft = self.writers.draft(source.ino);
+        if let Some(draft) = &draft {
+            draft.commit().await?;
+        }
+        let key = self.tree.key("rename", source.ino)?;
+        let prefix = self.tree.table.directory("rename", to.0)?;
+        let new_key = path::file_key(&prefix, to.1)
+            .ok_or_else(|| Error::new(ErrorKind::NameTooLong, "rename").with_name(to.1))?;
+        if let Some(target) = &target {
+            self.leave_nameless(target).await?;
+        }
+        let mut meta = self.object("rename", source)?;
+        let condition = match replace {
+            Replace::Forbidden if self.bucket.traits().conditional_writes => WriteCondition::Absent,
+            _ => WriteCondition::Any,
+        };
+        if self.bucket.traits().rename {
+            let request = RenameRequest {
+                source: key.clone(),
+                source_if_match: meta.etag.clone(),
+                target: new_key.clone(),
+                condition,
+            };
+            self.bucket.rename(request).await.map_err(|error| Error::from_claim(error, to.1))?;
+        } else {
+            let copied = self.copy_object(&key, &meta, &new_key, condition).await?;
+            meta.etag = copied.or(meta.etag);
+            self.delete("rename", &key).await?;
+        }
+        if let Some(target) = target {
+            self.tree.table.remove(target.ino);
+        }
+        self.tree.moved(source.ino, from, to, Remote::File(meta.clone()))?;
+        self.tree.committed(source.ino, meta.clone());
+        self.files.moved(source.ino, new_key.clone(), &meta);
+        if let Some(draft) = draft {
+            draft.moved(new_key, &meta).await;
+        }
+        Ok(())
+    }
+
+    /// Copies an object of any size within the bucket; returns the copy's ETag.
+    async fn copy_object(
+        &self,
+        source: &ObjectKey,
+        meta: &ObjectMeta,
+        target: &ObjectKey,
+        condition: WriteCondition,
+    ) -> Result<Option<ETag>> {
+        let failed = |error| Error::from_claim(error, source.as_str());
+        if meta.size <= MAX_COPY_BYTES {
+            let request = CopyRequest {
+                source: source.clone(),
+                source_if_match: meta.etag.clone(),
+                target: target.clone(),
+                attributes: None,
+                condition,
+            };
+            return Ok(self.bucket.copy(request).await.map_err(failed)?.etag);
+        }
+        let head = self.bucket.head(source).await.map_err(failed)?;
+        let attributes = self.writes.copied_attributes(&head);
+        let upload = self.bucket.create_upload(CreateUpload { key: target.clone(), attributes }).await;
+        let upload = upload.map_err(failed)?;
+        let copied = self.copy_parts(source, meta, target, &upload).await;
+        let done = match copied {
+            Ok(parts) => {
+                let request =
+                    CompleteUpload { key: target.clone(), upload: upload.clone(), parts, condition };
+                self.bucket.complete_upload(request).await.map_err(failed)
+            }
+            Err(error) => Err(error),
+        };
+        if done.is_err()
+            && let Err(error) = self.bucket.abort_upload(target, &upload).await
+        {
+            tracing::warn!(key = %target, %upload, %error, "a copy that failed left parts at the store that could not be removed");
+        }
+        Ok(done?.etag)
+    }
+
+    async fn copy_parts(
+        &self,
+        source: &ObjectKey,
+        meta: &ObjectMeta,
+        target: &ObjectKey,
+        upload: &UploadId,
+    ) -> Result<Vec<Part>> {
+        let starts = (0..meta.size).step_by(COPY_PART_BYTES as usize);
+        let copy = |(index, start): (usize, u64)| async move {
+            let whole = sluicefs_s3_client::ByteRange::new(0, meta.size);
+            let request = CopyPart {
+                key: target.clone(),
+                upload: upload.clone(),
+                number: u16::try_from(index + 1).expect("5 TiB are 5,120 parts"),
+                source: source.clone(),
+                source_range: sluicefs_s3_client::ByteRange::from_len(start, COPY_PART_BYTES)
+                    .intersect(whole),
+                source_if_match: meta.etag.clone(),
+            };
+            let copied = self.bucket.copy_part(request).await;
+            copied.map_err(|error| Error::from_store("rename", error).with_name(source.as_str()))
+        };
+        stream::iter(starts.enumerate()).map(copy).buffered(COPY_PARTS_AT_ONCE).try_collect().await
+    }
+
+    // === Directories ===
+
+    async fn rename_directory(
+        &self,
+        source: &Target,
+        from: (InodeNo, &str),
+        to: (InodeNo, &str),
+        target: Option<Target>,
+    ) -> Result<()> {
+        let old = self.tree.table.directory("rename", source.ino)?;
+        let new = self.tree.prefix_of("rename", to.0, to.1)?;
+        if new.as_str().starts_with(old.as_str()) {
+            return Err(Error::new(ErrorKind::Invalid, "rename").with_name(to.1));
+        }
+        self.save_below(source.ino).await?;
+        let objects = self.all_below(&old).await?;
+        if let Some(target) = &target {
+            if !target.is_directory() {
+                return Err(Error::new(ErrorKind::NotADirectory, "rename").with_name(to.1));
+            }
+            match self.must_be_empty("rename", target.ino).await {
+                Err(error) if error.kind() == ErrorKind::NotEmpty => {
+                    self.must_be_continued(&objects, (&old, &new), error).await?;
+                }
+                done => done?,
+            }
+        }
+        let etags = self.move_objects(&objects, (&old, &new)).await?;
+        if let Some(target) = target {
+            self.tree.table.remove(target.ino);
+        }
+        self.tree.moved(source.ino, from, to, Remote::Directory)?;
+        for ino in self.tree.table.below(source.ino) {
+            self.follow_move(ino, &new, &etags).await;
+        }
+        Ok(())
+    }
+
+    /// Makes durable what is written to files below the directory `ino`.
+    async fn save_below(&self, ino: InodeNo) -> Result<()> {
+        for ino in self.tree.table.below(ino) {
+            if let Some(draft) = self.writers.draft(ino) {
+                draft.commit().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The file `ino`, below a directory that was renamed, is another object now: who has it open goes on with that.
+    async fn follow_move(&self, ino: InodeNo, new: &KeyPrefix, etags: &BTreeMap<String, Option<ETag>>) {
+        let Ok(key) = self.tree.key("rename", ino) else { return };
+        let Ok(Some(mut meta)) = self.tree.table.known("rename", ino).map(|known| known.meta) else { return };
+        let Some(etag) = key.as_str().strip_prefix(new.as_str()).and_then(|name| etags.get(name)) else {
+            return;
+        };
+        meta.etag = etag.clone().or(meta.etag);
+        self.tree.committed(ino, meta.clone());
+        self.files.moved(ino, key.clone(), &meta);
+        if let Some(draft) = self.writers.draft(ino) {
+            draft.moved(key, &meta).await;
+        }
+    }
+
+    /// All objects below `prefix`, its marker included, by what follows the prefix in their keys.
+    async fn all_below(&self, prefix: &KeyPrefix) -> Result<BTreeMap<String, ObjectMeta>> {
+        let mut objects = BTreeMap::new();
+        let mut request = ListRequest { delimiter: false, ..ListRequest::directory(prefix.clone()) };
+        loop {
+            let page = self.bucket.list(request.clone()).await;
+            let page =
+                page.map_err(|error| Error::from_listing("rename", error).with_name(prefix.as_str()))?;
+            for ListedObject { key, meta } in page.objects {
+                let rest = key.as_str().strip_prefix(prefix.as_str());
+                objects.insert(rest.unwrap_or_default().to_owned(), meta);
+            }
+            let limit = self.config.write.max_renamed_objects;
+            if objects.len() as u64 > limit {
+                tracing::warn!(prefix = %prefix, limit, "a directory of more objects than may be renamed at once stays where it is");
+                return Err(Error::new(ErrorKind::TooLarge, "rename").with_name(prefix.as_str()));
+            }
+            match page.next {
+                Some(next) => request.continuation = Some(next),
+                None => return Ok(objects),
+            }
+        }
+    }
+
+    /// A target that is not empty is the beginning of this very rename, if everything in it is a copy of what is here or was here.
+    async fn must_be_continued(
+        &self,
+        objects: &BTreeMap<String, ObjectMeta>,
+        (old, new): (&KeyPrefix, &KeyPrefix),
+        not_empty: Error,
+    ) -> Result<()> {
+        let there = self.all_below(new).await?;
+        let is_copy = |(name, meta): (&String, &ObjectMeta)| {
+            objects.get(name).is_some_and(|here| here.size == meta.size && here.etag == meta.etag)
+        };
+        let copies = there.iter().filter(|object| is_copy(*object)).count();
+        if copies == there.len() || copies == objects.len() {
+            tracing::info!(from = %old, to = %new, copies, "a rename that was interrupted goes on");
+            return Ok(());
+        }
+        Err(not_empty)
+    }
+
+    /// Copies all of `objects`, then deletes them; returns the copies' ETags by name.
+    async fn move_objects(
+        &self,
+        objects: &BTreeMap<String, ObjectMeta>,
+        (old, new): (&KeyPrefix, &KeyPrefix),
+    ) -> Result<BTreeMap<String, Option<ETag>>> {
+        // Nothing is begun that cannot be finished for the length of a name.
+        for name in objects.keys() {
+            key_below(new, name)?;
+        }
+        let total = objects.len();
+        if total >= COPIES_AT_ONCE {
+            tracing::info!(from = %old, to = %new, total, "copying the objects of a directory to its new name");
+        }
+        let copy = |(name, meta): (&String, &ObjectMeta)| {
+            let (name, meta) = (name.clone(), meta.clone());
+            async move {
+                let (from, to) = (key_below(old, &name)?, key_below(new, &name)?);
+                let etag = self.copy_object(&from, &meta, &to, WriteCondition::Any).await?;
+                Ok::<_, Error>((name, etag))
+            }
+        };
+        let etags = stream::iter(objects).map(copy).buffer_unordered(COPIES_AT_ONCE).try_collect().await?;
+        let keys = objects.keys().map(|name| key_below(old, name)).collect::<Result<Vec<_>>>()?;
+        for keys in keys.chunks(MAX_DELETE_KEYS) {
+            self.delete_many("rename", keys).await?;
+        }
+        Ok(etags)
+    }
+
+    async fn delete_many(&self, operation: &'static str, keys: &[ObjectKey]) -> Result<()> {
+        let failed = self.bucket.delete_many(keys).await;
+        let failed = failed.map_err(|error| Error::from_store(operation, error))?;
+        match failed.into_iter().next() {
+            Some((key, error)) => Err(Error::from_store(operation, error).with_name(key.as_str())),
+            None => Ok(()),
+        }
+    }
+}
+
+fn key_below(prefix: &KeyPrefix, name: &str) -> Result<ObjectKey> {
+    let too_long = |_| Error::new(ErrorKind::NameTooLong, "rename").with_name(name);
+    ObjectKey::new(format!("{}{name}", prefix.as_str())).map_err(too_long)
+}

@@ -1,0 +1,18 @@
+//! Writing files: bytes staged by offset, sent in parts while the file is written, and made an object on flush.
+//!
+//! [`Draft`] is one file being written. [`content`] knows where each of its bytes is, [`plan`] how to make an object of them with the fewest bytes on
+//! the wire; both are pure. `upload` talks to the store.
+
+mod content;
+mod draft;
+mod engine;
+mod plan;
+mod ranges;
+mod schedule;
+mod stage;
+mod upload;
+mod writers;
+
+pub(crate) use draft::Draft;
+pub(crate) use engine::WriteEngine;
+pub(crate) use writers::{Writer, Writers};

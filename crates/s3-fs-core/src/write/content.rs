@@ -1,0 +1,248 @@
+//! What a file holds while it is being written: where each of its bytes is, without any request.
+//!
+//! A byte is staged (written and held here), or in a part that was sent and let go, or in the old object, or a hole. Offsets never shift,
+//! so three sets of ranges say which.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use sluicefs_s3_client::{ByteRange, Part};
+
+use super::plan::{self, Plan};
+use super::ranges::RangeSet;
+use super::schedule::PartSchedule;
+use super::stage::Stage;
+use crate::budget::Reservation;
+
+/// The bytes of a file, as far as they differ from the old object.
+#[derive(Debug)]
+pub(super) struct Content {
+    schedule: PartSchedule,
+    size: u64,
+    /// How much of the old object is still part of the file where nothing was written.
+    base_len: u64,
+    dirty: RangeSet,
+    stage: Stage,
+    /// Parts that the store has as the file has them.
+    sent: BTreeMap<u64, Part>,
+    /// Parts under way that nothing was written to since.
+    under_way: BTreeSet<u64>,
+    /// Sent parts that are still staged, the oldest first.
+    kept: VecDeque<u64>,
+    /// Sent bytes that are not staged any more.
+    released: RangeSet,
+    /// Where the writes that followed each other without a gap began and where they have come to.
+    run: ByteRange,
+}
+
+/// Bytes of a file, by where they are.
+#[derive(Debug)]
+pub(super) enum Piece {
+    /// Here.
+    Staged(Vec<Bytes>),
+    /// In the old object, at the same offset.
+    Base(ByteRange),
+    /// Nowhere: so many zeros.
+    Hole(u64),
+}
+
+/// Bytes that were sent in a part and are no longer held: they can be neither read nor changed until the file is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Released;
+
+impl Content {
+    /// A file of `size` bytes, all of which are in the old object.
+    pub(super) fn new(schedule: PartSchedule, size: u64) -> Self {
+        Self {
+            schedule,
+            size,
+            base_len: size,
+            dirty: RangeSet::default(),
+            stage: Stage::default(),
+            sent: BTreeMap::new(),
+            under_way: BTreeSet::new(),
+            kept: VecDeque::new(),
+            released: RangeSet::default(),
+            run: ByteRange::new(0, 0),
+        }
+    }
+
+    /// Its length in bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// What memory a write of `range` takes, in the budget's units.
+    pub(super) fn cost_units(&self, range: ByteRange) -> u32 {
+        self.stage.cost_units(range)
+    }
+
+    /// Takes over `data`, which begins at `offset`; `memory` is what it costs.
+    pub(super) fn write(
+        &mut self,
+        offset: u64,
+        data: &[u8],
+        memory: &mut Option<Reservation>,
+    ) -> Result<(), Released> {
+        let range = ByteRange::from_len(offset, data.len() as u64);
+        self.change(range)?;
+        self.stage.write(offset, data, memory);
+        self.dirty.insert(range);
+        self.size = self.size.max(range.end);
+        self.run = match self.run.end == range.start {
+            true => ByteRange::new(self.run.start, range.end),
+            false => range,
+        };
+        Ok(())
+    }
+
+    /// Makes the file `size` bytes long: cuts its end off, or adds a hole.
+    pub(super) fn truncate(&mut self, size: u64) -> Result<(), Released> {
+        if size < self.size {
+            let cut = ByteRange::new(size, self.size);
+            self.change(cut)?;
+            self.dirty.remove(cut);
+            self.stage.discard(ByteRange::new(size, u64::MAX));
+            self.base_len = self.base_len.min(size);
+        }
+        self.size = size;
+        self.run = ByteRange::new(size, size);
+        Ok(())
+    }
+
+    /// Parts with bytes of `range` must be sent again. Those let go can be made anew only if all of their bytes are.
+    fn change(&mut self, range: ByteRange) -> Result<(), Released> {
+        if range.is_empty() || (self.sent.is_empty() && self.under_way.is_empty()) {
+            return Ok(());
+        }
+        let touched = self.schedule.index(range.start)..=self.schedule.index(range.end - 1);
+        let lost = |index: u64| {
+            let part = self.schedule.range(index);
+            self.released.touches(part) && part.intersect(range) != part
+        };
+        let sent: Vec<u64> = self.sent.range(touched.clone()).map(|(&index, _)| index).collect();
+        if sent.iter().any(|&index| lost(index)) {
+            return Err(Released);
+        }
+        for index in sent {
+            self.sent.remove(&index);
+            self.released.remove(self.schedule.range(index));
+        }
+        self.kept.retain(|index| !touched.contains(index));
+        self.under_way.retain(|index| !touched.contains(index));
+        Ok(())
+    }
+
+    /// Where the bytes of `range`, which lies in the file, are, in order.
+    pub(super) fn pieces(&self, range: ByteRange) -> Result<Vec<Piece>, Released> {
+        if self.released.touches(range) {
+            return Err(Released);
+        }
+        let mut pieces = Vec::new();
+        let mut at = range.start;
+        for written in self.dirty.within(range) {
+            self.unwritten(ByteRange::new(at, written.start), &mut pieces);
+            pieces.push(Piece::Staged(self.stage.share(written)));
+            at = written.end;
+        }
+        self.unwritten(ByteRange::new(at, range.end), &mut pieces);
+        Ok(pieces)
+    }
+
+    fn unwritten(&self, gap: ByteRange, pieces: &mut Vec<Piece>) {
+        let base = gap.intersect(ByteRange::new(0, self.base_len));
+        if !base.is_empty() {
+            pieces.push(Piece::Base(base));
+        }
+        let hole = gap.end.saturating_sub(gap.start.max(self.base_len));
+        if hole > 0 {
+            pieces.push(Piece::Hole(hole));
+        }
+    }
+
+    // === Parts ===
+
+    /// The next part that is complete and worth sending before the file is closed: writes ran through it and went on behind it.
+    pub(super) fn next_to_send(&self) -> Option<u64> {
+        let first = self.schedule.index(self.run.start);
+        let first = if self.schedule.range(first).start < self.run.start { first + 1 } else { first };
+        let is_known = |index: &u64| self.sent.contains_key(index) || self.under_way.contains(index);
+        let next = (first..).find(|index| !is_known(index))?;
+        (self.schedule.range(next).end < self.run.end).then_some(next)
+    }
+
+    /// How many parts are under way.
+    pub(super) fn parts_under_way(&self) -> usize {
+        self.under_way.len()
+    }
+
+    /// Notes that the part `index` is being sent.
+    pub(super) fn sending(&mut self, index: u64) {
+        self.under_way.insert(index);
+    }
+
+    /// Notes that the store has `part` as number `index`; whether it is still what the file holds.
+    pub(super) fn sent(&mut self, index: u64, part: Part) -> bool {
+        let is_current = self.under_way.remove(&index);
+        if is_current {
+            self.sent.insert(index, part);
+            self.kept.push_back(index);
+        }
+        is_current
+    }
+
+    /// Notes that the part `index` could not be sent.
+    pub(super) fn not_sent(&mut self, index: u64) {
+        self.under_way.remove(&index);
+    }
+
+    /// What the store said of the part `index` when it was sent.
+    pub(super) fn sent_part(&self, index: u64) -> Option<&Part> {
+        self.sent.get(&index)
+    }
+
+    /// Bytes of sent parts that are still held.
+    pub(super) fn kept_bytes(&self) -> u64 {
+        self.kept.iter().map(|&index| self.schedule.range(index).len()).sum()
+    }
+
+    /// Lets go of the oldest sent part but the first, whose bytes programs go back to; false if there is none.
+    pub(super) fn release_one(&mut self) -> bool {
+        let Some(at) = self.kept.iter().position(|&index| index != 0) else { return false };
+        let range = self.schedule.range(self.kept.remove(at).expect("just found"));
+        self.released.insert(range);
+        self.dirty.remove(range);
+        self.stage.discard(range);
+        true
+    }
+
+    /// The upload is gone, and what was sent with it; false if some of that was let go and cannot be sent again.
+    pub(super) fn upload_lost(&mut self) -> bool {
+        self.sent.clear();
+        self.kept.clear();
+        self.released.is_empty()
+    }
+
+    /// How to make the object.
+    pub(super) fn plan(&self, can_copy: bool) -> Plan {
+        let sent = self.sent.keys().copied().collect();
+        let content =
+            plan::Content { size: self.size, base_len: self.base_len, dirty: &self.dirty, sent: &sent };
+        plan::plan(&content, self.schedule, can_copy)
+    }
+
+    /// All of it is in the object now: nothing is held any more.
+    pub(super) fn committed(&mut self) {
+        self.base_len = self.size;
+        self.run = ByteRange::new(self.size, self.size);
+        self.dirty.clear();
+        self.released.clear();
+        self.stage.clear();
+        self.sent.clear();
+        self.kept.clear();
+        self.under_way.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,166 @@
+//! Random writes, cuts and sent parts against an array of bytes.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use sluicefs_s3_client::ETag;
+
+use super::*;
+use crate::budget::Budget;
+
+const PART: u64 = 512 << 10;
+/// Unit of offsets and lengths: odd, so that nothing falls on a block's edge but by chance.
+const STEP: u64 = 40_961;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Write(u64, u64, u8),
+    Append(u64, u8),
+    Truncate(u64),
+    Send,
+    Release,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (0_u64..60, 1_u64..20, any::<u8>()).prop_map(|(at, len, byte)| Step::Write(at, len, byte)),
+        (1_u64..40, any::<u8>()).prop_map(|(len, byte)| Step::Append(len, byte)),
+        (0_u64..80).prop_map(Step::Truncate),
+        Just(Step::Send),
+        Just(Step::Release),
+    ]
+}
+
+/// What a store says of a part.
+fn stored(index: u64, size: u64) -> Part {
+    Part { number: index as u16 + 1, etag: ETag::new("\"x\""), size, checksum: None }
+}
+
+/// The file as a program sees it, and what the store got.
+struct Model {
+    base: Vec<u8>,
+    bytes: Vec<u8>,
+    parts: BTreeMap<u64, Vec<u8>>,
+}
+
+struct Subject {
+    content: Content,
+    budget: Arc<Budget>,
+    schedule: PartSchedule,
+}
+
+impl Subject {
+    fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), Released> {
+        let units = self.content.cost_units(ByteRange::from_len(offset, data.len() as u64));
+        let mut memory = self.budget.try_reserve(units, 0);
+        self.content.write(offset, data, &mut memory)
+    }
+
+    fn read(&self, range: ByteRange, base: &[u8]) -> Result<Vec<u8>, Released> {
+        let mut all = Vec::new();
+        for piece in self.content.pieces(range)? {
+            match piece {
+                Piece::Staged(bytes) => all.extend(bytes.concat()),
+                Piece::Base(range) => all.extend(&base[range.start as usize..range.end as usize]),
+                Piece::Hole(len) => all.resize(all.len() + len as usize, 0),
+            }
+        }
+        Ok(all)
+    }
+}
+
+fn apply(subject: &mut Subject, model: &mut Model, step: &Step) {
+    let size = subject.content.size();
+    match *step {
+        Step::Write(at, len, byte) => write(subject, model, at * STEP, &vec![byte; (len * STEP) as usize]),
+        Step::Append(len, byte) => write(subject, model, size, &vec![byte; (len * STEP) as usize]),
+        Step::Truncate(to) => {
+            if subject.content.truncate(to * STEP).is_ok() {
+                model.bytes.resize((to * STEP) as usize, 0);
+            }
+        }
+        Step::Send => {
+            while let Some(index) = subject.content.next_to_send() {
+                let part = subject.schedule.range(index);
+                let body = subject.read(part, &model.base).expect("what is sent was not let go");
+                subject.content.sending(index);
+                model.parts.insert(index, body.clone());
+                let part = stored(index, body.len() as u64);
+                assert!(subject.content.sent(index, part), "nothing was written meanwhile");
+            }
+        }
+        Step::Release => _ = subject.content.release_one(),
+    }
+}
+
+fn write(subject: &mut Subject, model: &mut Model, at: u64, data: &[u8]) {
+    if subject.write(at, data).is_ok() {
+        let end = at as usize + data.len();
+        model.bytes.resize(model.bytes.len().max(end), 0);
+        model.bytes[at as usize..end].copy_from_slice(data);
+    }
+}
+
+/// The object that the plan makes.
+fn object(subject: &Subject, model: &Model) -> Vec<u8> {
+    let size = subject.content.size();
+    let Plan::Parts(parts) = subject.content.plan(true) else {
+        return subject.read(ByteRange::new(0, size), &model.base).expect("a whole file is all here");
+    };
+    let mut object = Vec::new();
+    for part in parts {
+        let range = part.range.start as usize..part.range.end as usize;
+        match part.from {
+            plan::Source::Sent => object.extend(&model.parts[&part.index]),
+            plan::Source::Copied => object.extend(&model.base[range]),
+            plan::Source::Here => {
+                object.extend(
+                    subject.read(part.range, &model.base).expect("what is planned to be sent is here"),
+                );
+            }
+        }
+    }
+    object
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_file_is_what_was_written(
+        base in 0_u64..60,
+        steps in prop::collection::vec(step(), 1..24),
+        probe in (0_u64..80, 0_u64..30),
+    ) {
+        let base: Vec<u8> = (0..base * STEP).map(|at| (at / 7) as u8).collect();
+        let schedule = PartSchedule::new(PART, PART);
+        let content = Content::new(schedule, base.len() as u64);
+        let mut subject = Subject { content, budget: Budget::new(64 << 20), schedule };
+        let mut model = Model { bytes: base.clone(), base, parts: BTreeMap::new() };
+        for step in &steps {
+            apply(&mut subject, &mut model, step);
+            prop_assert_eq!(subject.content.size(), model.bytes.len() as u64);
+            let probe = ByteRange::from_len(probe.0 * STEP, probe.1 * STEP);
+            let probe = probe.intersect(ByteRange::new(0, subject.content.size()));
+            if !probe.is_empty() && let Ok(read) = subject.read(probe, &model.base) {
+                prop_assert!(read == model.bytes[probe.start as usize..probe.end as usize], "read {probe} after {step:?}");
+            }
+            prop_assert!(object(&subject, &model) == model.bytes, "the object after {step:?}");
+        }
+    }
+}
+
+#[test]
+fn parts_are_sent_once_writing_went_past_them() {
+    let schedule = PartSchedule::new(PART, PART);
+    let mut subject = Subject { content: Content::new(schedule, 0), budget: Budget::new(64 << 20), schedule };
+    subject.write(0, &vec![1; PART as usize]).unwrap();
+    assert_eq!(subject.content.next_to_send(), None, "it may be the whole file");
+    subject.write(PART, b"x").unwrap();
+    assert_eq!(subject.content.next_to_send(), Some(0));
+    subject.content.sending(0);
+    assert_eq!(subject.content.next_to_send(), None);
+    subject.write(5, b"changed").unwrap();
+    let part = stored(0, PART);
+    assert!(!subject.content.sent(0, part), "the part was written to while it was under way");
+}

@@ -1,0 +1,438 @@
+//! One file while this mount writes it: what was written is taken in, sent in parts, and made an object when somebody wants it durable.
+//!
+//! All handles of a file share its draft, so that each sees what the others wrote. A write waits for nothing but memory. Making the object is
+//! one task that nobody's interruption stops; while it runs, writes of this file wait. When it fails, everything that was written is still here
+//! and the next attempt begins with it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use sluicefs_s3_client::{ByteRange, ETag, ObjectKey, ObjectMeta, Timestamp};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use super::content::{Content, Piece, Released};
+use super::engine::{Busy, WriteEngine};
+use super::upload::Upload;
+use crate::attr::InodeNo;
+use crate::budget::Reservation;
+use crate::clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::inode::BeingWritten;
+use crate::read::{MAX_READ_BYTES, ObjectVersion, OpenObject, ReadData};
+
+/// How long a write waits for memory that nothing under way will give back, before it fails: buffers of a finished request may
+/// come back a moment after its reply.
+const MEMORY_GRACE: Duration = Duration::from_secs(1);
+
+/// One file that is being written.
+pub(crate) struct Draft {
+    pub(super) engine: Arc<WriteEngine>,
+    ino: InodeNo,
+    /// Held while the object is made.
+    turn: tokio::sync::Mutex<()>,
+    pub(super) state: Mutex<State>,
+    /// Told when a part has ended, and when the making of the object has.
+    pub(super) moved: Notify,
+}
+
+/// What changes while a file is written.
+pub(super) struct State {
+    pub(super) key: ObjectKey,
+    pub(super) base: Option<Base>,
+    pub(super) content: Content,
+    pub(super) upload: Option<Arc<Upload>>,
+    mtime: Timestamp,
+    /// The file is not what the store has.
+    changed: bool,
+    /// The object is being made: what it is made of must not change.
+    committing: bool,
+    /// The name was free when the file was created, and must still be.
+    pub(super) must_be_new: bool,
+    /// The file has no name any more: it is nobody's object.
+    orphan: bool,
+    /// Why what was written could not be sent, until it is.
+    pub(super) failed: Option<Error>,
+}
+
+/// The object that a file was, or became, at the store.
+#[derive(Clone)]
+pub(super) struct Base {
+    pub(super) version: Arc<ObjectVersion>,
+    pub(super) object: Arc<OpenObject>,
+}
+
+impl Base {
+    fn new(engine: &WriteEngine, key: &ObjectKey, meta: &ObjectMeta) -> Self {
+        let version = Arc::new(ObjectVersion::new(key.clone(), meta.size, meta.etag.clone()));
+        let object = engine.reads.open(Arc::clone(&version));
+        Self { version, object }
+    }
+
+    pub(super) fn etag(&self) -> Option<&ETag> {
+        self.version.etag()
+    }
+}
+
+/// Why a write could not be taken in at once.
+enum Blocked {
+    /// The object is being made.
+    Committing,
+    /// So much memory is missing, in the budget's units.
+    Memory(u32),
+}
+
+impl Draft {
+    /// The file `ino` with the key `key`: the object `meta` for now, or a new one.
+    pub(crate) fn new(
+        engine: Arc<WriteEngine>,
+        ino: InodeNo,
+        key: ObjectKey,
+        meta: Option<&ObjectMeta>,
+    ) -> Arc<Self> {
+        let state = State {
+            base: meta.map(|meta| Base::new(&engine, &key, meta)),
+            content: Content::new(engine.schedule, meta.map_or(0, |meta| meta.size)),
+            key,
+            upload: None,
+            mtime: meta.map_or_else(clock::now, |meta| meta.last_modified),
+            changed: meta.is_none(),
+            committing: false,
+            must_be_new: false,
+            orphan: false,
+            failed: None,
+        };
+        let draft = Arc::new(Self {
+            engine,
+            ino,
+            turn: tokio::sync::Mutex::default(),
+            state: Mutex::new(state),
+            moved: Notify::new(),
+        });
+        draft.engine.register(&draft);
+        draft
+    }
+
+    /// Its length in bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.state.lock().content.size()
+    }
+
+    /// Whether there is something that the store does not have.
+    pub(crate) fn is_changed(&self) -> bool {
+        self.state.lock().changed
+    }
+
+    /// Where the object will be.
+    pub(crate) fn key(&self) -> ObjectKey {
+        self.state.lock().key.clone()
+    }
+
+    /// The name must be free when the object is made.
+    pub(crate) fn must_be_new(&self) {
+        self.state.lock().must_be_new = true;
+    }
+
+    /// The file was removed: what is written is never sent, and can be read until its last handle is closed. Waits for an object that is just
+    /// being made.
+    pub(crate) async fn orphan(&self) {
+        let _turn = self.turn.lock().await;
+        self.state.lock().orphan = true;
+    }
+
+    /// The file, of which nothing is unsent, is the object `meta` with the key `key` from now on.
+    pub(crate) async fn moved(&self, key: ObjectKey, meta: &ObjectMeta) {
+        let _turn = self.turn.lock().await;
+        let mut state = self.state.lock();
+        if state.base.is_some() {
+            state.base = Some(Base::new(&self.engine, &key, meta));
+        }
+        if let Some(upload) = state.upload.take() {
+            upload.abandon(&self.engine);
+            state.content.upload_lost();
+        }
+        state.key = key;
+    }
+
+    // === Writing ===
+
+    /// Takes in `data` at `offset` if that needs no waiting; else `None`: use [`Draft::write`].
+    ///
+    /// # Errors
+    /// As [`Draft::write`].
+    pub(crate) fn try_write(self: &Arc<Self>, offset: u64, data: &[u8]) -> Option<Result<()>> {
+        match self.take_in(offset, data, None) {
+            Ok(()) => Some(Ok(())),
+            Err(Ok(_blocked)) => None,
+            Err(Err(error)) => Some(Err(error)),
+        }
+    }
+
+    /// Takes in `data` at `offset`. Cancel-safe: all of it is taken in, or nothing.
+    ///
+    /// # Errors
+    /// `TooLarge` past what parts can hold; `NoSpace` if memory ran out and nothing under way gives any back; `Io` and others when what was
+    /// written before could not be sent and holds the memory; `Unsupported` for bytes that were sent and let go.
+    pub(crate) async fn write(self: &Arc<Self>, offset: u64, data: &[u8]) -> Result<()> {
+        let mut memory = None;
+        loop {
+            let moved = self.moved.notified();
+            match self.take_in(offset, data, memory.take()) {
+                Ok(()) => return Ok(()),
+                Err(Err(error)) => return Err(error),
+                Err(Ok(Blocked::Committing)) => moved.await,
+                Err(Ok(Blocked::Memory(units))) => memory = Some(self.memory(units).await?),
+            }
+        }
+    }
+
+    fn take_in(
+        self: &Arc<Self>,
+        offset: u64,
+        data: &[u8],
+        memory: Option<Reservation>,
+    ) -> Result<(), Result<Blocked, Error>> {
+        let mut state = self.state.lock();
+        if state.committing {
+            return Err(Ok(Blocked::Committing));
+        }
+        let range = ByteRange::from_len(offset, data.len() as u64);
+        if range.end > self.engine.schedule.max_file_bytes() {
+            return Err(Err(self.error(ErrorKind::TooLarge, "write", &state)));
+        }
+        let units = state.content.cost_units(range);
+        let mut memory = match memory.filter(|memory| memory.units() >= units) {
+            None if units > 0 => match self.engine.budget.try_reserve(units, 0) {
+                None => return Err(Ok(Blocked::Memory(units))),
+                reserved => reserved,
+            },
+            enough => enough,
+        };
+        let written = state.content.write(offset, data, &mut memory);
+        written.map_err(|Released| Err(self.error(ErrorKind::Unsupported, "write", &state)))?;
+        state.touch();
+        self.send_complete_parts(&mut state);
+        Ok(())
+    }
+
+    /// Waits for memory. What other files have sent and still hold is given up first.
+    async fn memory(&self, units: u32) -> Result<Reservation> {
+        let mut reserve = std::pin::pin!(self.engine.budget.reserve(units));
+        loop {
+            let moved = self.engine.moved.notified();
+            if let Some(failed) = &self.state.lock().failed {
+                return Err(failed.clone());
+            }
+            let gives_back = self.engine.release_some() || self.engine.is_busy();
+            if !gives_back {
+                let late = timeout(MEMORY_GRACE, &mut reserve).await;
+                return late.map_err(|_| self.error(ErrorKind::NoSpace, "write", &self.state.lock()));
+            }
+            tokio::select! {
+                reservation = &mut reserve => return Ok(reservation),
+                () = moved => {}
+            }
+        }
+    }
+
+    /// Makes the file `size` bytes long: cuts its end off, or adds a hole.
+    ///
+    /// # Errors
+    /// `TooLarge`; `Unsupported` if the new end lies in a part that was sent and let go.
+    pub(crate) async fn truncate(self: &Arc<Self>, size: u64) -> Result<()> {
+        loop {
+            let moved = self.moved.notified();
+            {
+                let mut state = self.state.lock();
+                if size > self.engine.schedule.max_file_bytes() {
+                    return Err(self.error(ErrorKind::TooLarge, "truncate", &state));
+                }
+                if !state.committing {
+                    if size == state.content.size() {
+                        return Ok(());
+                    }
+                    let done = state.content.truncate(size);
+                    done.map_err(|Released| self.error(ErrorKind::Unsupported, "truncate", &state))?;
+                    if size == 0 {
+                        // Nothing of the old object is left, so whatever it has become does not matter.
+                        state.base = None;
+                    }
+                    state.touch();
+                    return Ok(());
+                }
+            }
+            moved.await;
+        }
+    }
+
+    // === Reading ===
+
+    /// Reads up to `range.len()` bytes, the first [`MAX_READ_BYTES`] of them if it is longer; fewer at the end of the file.
+    ///
+    /// # Errors
+    /// `Stale` if the old object was replaced and bytes of it are needed; `Unsupported` for bytes that were sent and let go; `Io` and others
+    /// from the store.
+    pub(crate) async fn read(&self, range: ByteRange) -> Result<ReadData> {
+        let range = ByteRange::new(range.start, range.end.min(range.start.saturating_add(MAX_READ_BYTES)));
+        let (pieces, base) = {
+            let state = self.state.lock();
+            let range = range.intersect(ByteRange::new(0, state.content.size()));
+            let pieces = state.content.pieces(range);
+            let pieces = pieces.map_err(|Released| self.error(ErrorKind::Unsupported, "read", &state))?;
+            (pieces, state.base.clone())
+        };
+        gather(pieces, base.as_ref()).await
+    }
+
+    // === Making the object ===
+
+    /// Makes what was written durable: returns when the store has acknowledged the object, or why it did not. Does nothing if nothing
+    /// changed.
+    ///
+    /// Dropping the future does not stop it.
+    ///
+    /// # Errors
+    /// `Stale` if the object was replaced by somebody else since it was opened; `NoSpace`, `AccessDenied`, `Io`. What was written is kept, and
+    /// the next call tries again.
+    pub(crate) async fn commit(self: &Arc<Self>) -> Result<()> {
+        if !self.needs_commit() {
+            return Ok(());
+        }
+        let this = Arc::clone(self);
+        let made = self.engine.runtime.spawn(async move { this.commit_now().await });
+        made.await.unwrap_or_else(|_ended| Err(self.error(ErrorKind::Io, "fsync", &self.state.lock())))
+    }
+
+    fn needs_commit(&self) -> bool {
+        let state = self.state.lock();
+        state.changed && !state.orphan
+    }
+
+    async fn commit_now(self: Arc<Self>) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        if !self.needs_commit() {
+            return Ok(());
+        }
+        let _committing = Committing::begin(&self);
+        self.parts_ended().await;
+        let made = self.make_object().await;
+        let mut state = self.state.lock();
+        match made {
+            Ok(written) => {
+                let meta = ObjectMeta {
+                    size: state.content.size(),
+                    etag: written.etag,
+                    last_modified: state.mtime,
+                    storage_class: self.engine.config.storage_class,
+                };
+                state.content.committed();
+                state.base = Some(Base::new(&self.engine, &state.key, &meta));
+                (state.changed, state.failed, state.upload) = (false, None, None);
+                state.must_be_new = false;
+                drop(state);
+                self.engine.committed(self.ino, meta);
+                Ok(())
+            }
+            Err(error) => {
+                state.failed = Some(error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    async fn parts_ended(&self) {
+        loop {
+            let moved = self.moved.notified();
+            if self.state.lock().content.parts_under_way() == 0 {
+                return;
+            }
+            moved.await;
+        }
+    }
+
+    pub(super) fn error(&self, kind: ErrorKind, operation: &'static str, state: &State) -> Error {
+        Error::new(kind, operation).with_name(state.key.as_str())
+    }
+}
+
+impl BeingWritten for Draft {
+    fn attributes(&self) -> (u64, Timestamp) {
+        let state = self.state.lock();
+        (state.content.size(), state.mtime)
+    }
+}
+
+impl State {
+    /// Something was changed just now.
+    fn touch(&mut self) {
+        self.changed = true;
+        self.mtime = clock::now();
+    }
+
+    /// Whether what is written may be sent before anybody asks.
+    pub(super) fn may_send_early(&self) -> bool {
+        !self.orphan && !self.committing && self.failed.is_none()
+    }
+}
+
+impl std::fmt::Debug for Draft {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Draft").field("ino", &self.ino).field("key", &self.key()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if let Some(upload) = self.state.get_mut().upload.take() {
+            upload.abandon(&self.engine);
+        }
+        self.engine.moved.notify_waiters();
+    }
+}
+
+/// Keeps writes out while the object is made.
+struct Committing<'a> {
+    draft: &'a Draft,
+    _busy: Busy,
+}
+
+impl<'a> Committing<'a> {
+    fn begin(draft: &'a Draft) -> Self {
+        draft.state.lock().committing = true;
+        Self { draft, _busy: draft.engine.busy() }
+    }
+}
+
+impl Drop for Committing<'_> {
+    fn drop(&mut self) {
+        self.draft.state.lock().committing = false;
+        self.draft.moved.notify_waiters();
+    }
+}
+
+/// The bytes of `pieces`, those of the old object read from the store.
+pub(super) async fn gather(pieces: Vec<Piece>, base: Option<&Base>) -> Result<ReadData> {
+    let mut data = ReadData::default();
+    for piece in pieces {
+        match piece {
+            Piece::Staged(bytes) => bytes.into_iter().for_each(|bytes| data.push(bytes)),
+            Piece::Hole(len) => data.push_zeros(len),
+            Piece::Base(mut range) => {
+                let base = base.expect("a file with bytes of the old object has one");
+                while !range.is_empty() {
+                    let read = base.object.read(range).await?;
+                    if read.is_empty() {
+                        return Err(Error::new(ErrorKind::Stale, "read"));
+                    }
+                    range = ByteRange::new(range.start + read.len() as u64, range.end);
+                    data.append(read);
+                }
+            }
+        }
+    }
+    Ok(data)
+}
+
+#[cfg(test)]
+mod tests;

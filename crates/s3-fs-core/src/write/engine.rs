@@ -1,0 +1,136 @@
+//! What all written files of one file system share: the store, the memory for their bytes, and the settings.
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use sluicefs_s3_client::{Bucket, ObjectAttributes, ObjectHead, ObjectKey, ObjectMeta};
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+
+use super::draft::Draft;
+use super::schedule::PartSchedule;
+use crate::attr::InodeNo;
+use crate::budget::Budget;
+use crate::config::WriteConfig;
+use crate::read::ReadEngine;
+
+/// At most so many parts of one file are under way: enough for a fast line at 90 MB/s per connection.
+pub(super) const MAX_PARTS_UNDER_WAY: usize = 16;
+
+/// So many bytes of a file stay here after they were sent, if no other write wants the memory: programs go back to what they wrote last, and
+/// memory used again is cheaper than fresh.
+pub(super) const KEPT_BYTES: u64 = 32 << 20;
+
+/// Told of each object that a file became.
+pub(crate) type OnCommit = Box<dyn Fn(InodeNo, ObjectMeta) + Send + Sync>;
+
+/// The write path of one file system.
+pub(crate) struct WriteEngine {
+    pub(super) bucket: Arc<dyn Bucket>,
+    pub(super) reads: Arc<ReadEngine>,
+    pub(super) budget: Arc<Budget>,
+    pub(super) schedule: PartSchedule,
+    pub(super) runtime: Handle,
+    pub(super) config: WriteConfig,
+    on_commit: OnCommit,
+    drafts: Mutex<Vec<Weak<Draft>>>,
+    busy: AtomicUsize,
+    /// Told when memory may have come back.
+    pub(super) moved: Notify,
+}
+
+impl WriteEngine {
+    /// A write path to `bucket`, whose requests run on `runtime`. Makes no request and takes no memory yet.
+    pub(crate) fn new(
+        bucket: Arc<dyn Bucket>,
+        reads: Arc<ReadEngine>,
+        config: WriteConfig,
+        runtime: Handle,
+        on_commit: OnCommit,
+    ) -> Arc<Self> {
+        // A part must be whole in memory, beside the one that is being filled.
+        let schedule = PartSchedule::new(config.part_size_bytes, config.memory_limit_bytes / 4);
+        Arc::new(Self {
+            budget: Budget::new(config.memory_limit_bytes),
+            bucket,
+            reads,
+            schedule,
+            runtime,
+            config,
+            on_commit,
+            drafts: Mutex::default(),
+            busy: AtomicUsize::new(0),
+            moved: Notify::new(),
+        })
+    }
+
+    pub(super) fn register(&self, draft: &Arc<Draft>) {
+        let mut drafts = self.drafts.lock();
+        drafts.retain(|draft| draft.strong_count() > 0);
+        drafts.push(Arc::downgrade(draft));
+    }
+
+    pub(super) fn committed(&self, ino: InodeNo, meta: ObjectMeta) {
+        (self.on_commit)(ino, meta);
+    }
+
+    /// What is stored with the object `key` besides its bytes.
+    pub(crate) fn attributes(&self, _key: &ObjectKey) -> ObjectAttributes {
+        ObjectAttributes::default()
+    }
+
+    /// What is stored with the object that makes a directory exist: the type that Amazon's console and others give it.
+    pub(crate) fn directory_attributes(&self) -> ObjectAttributes {
+        ObjectAttributes { content_type: Some("application/x-directory".to_owned()), ..Default::default() }
+    }
+
+    /// What is stored with a copy of the object `head`.
+    pub(crate) fn copied_attributes(&self, head: &ObjectHead) -> ObjectAttributes {
+        ObjectAttributes {
+            content_type: head.content_type.clone(),
+            user_metadata: head.user_metadata.clone(),
+        }
+    }
+
+    /// Runs `task` to its end, whoever is interested.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(task);
+    }
+
+    /// Lets go of a sent part of some file; false if all that is held is still needed.
+    pub(super) fn release_some(&self) -> bool {
+        let drafts: Vec<Arc<Draft>> = self.drafts.lock().iter().filter_map(Weak::upgrade).collect();
+        drafts.iter().any(|draft| draft.state.lock().content.release_one())
+    }
+
+    /// Something that will give memory back has begun; it ends when the guard is dropped.
+    pub(super) fn busy(self: &Arc<Self>) -> Busy {
+        self.busy.fetch_add(1, Ordering::AcqRel);
+        Busy(Arc::clone(self))
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Acquire) > 0
+    }
+}
+
+/// A request or a commit under way.
+pub(super) struct Busy(Arc<WriteEngine>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.fetch_sub(1, Ordering::AcqRel);
+        self.0.moved.notify_waiters();
+    }
+}
+
+impl fmt::Debug for WriteEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WriteEngine")
+            .field("budget", &self.budget)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,234 @@
+//! From a draft's bytes to an object: the parts sent while the file is written, and what is left when it is to be durable.
+
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use sluicefs_s3_client::{
+    self as s3, ByteRange, CompleteUpload, CopyPart, CreateUpload, ObjectAttributes, ObjectKey, Part,
+    Payload, PutRequest, UploadId, UploadPart, WriteCondition, Written,
+};
+use tokio::sync::OnceCell;
+
+use super::content::{Piece, Released};
+use super::draft::{Base, Draft, State, gather};
+use super::engine::{KEPT_BYTES, MAX_PARTS_UNDER_WAY, WriteEngine};
+use super::plan::{Plan, PlannedPart, Source};
+use crate::config::OnConflict;
+use crate::error::{Error, ErrorKind, Result};
+
+/// So many parts are made at once when a file is closed.
+const CLOSING_PARTS: usize = 8;
+
+/// An upload in parts of one object, created when the first part is ready.
+#[derive(Debug)]
+pub(super) struct Upload {
+    key: ObjectKey,
+    attributes: ObjectAttributes,
+    id: OnceCell<UploadId>,
+}
+
+impl Upload {
+    async fn id(&self, engine: &WriteEngine) -> Result<UploadId> {
+        let create = || {
+            let request = CreateUpload { key: self.key.clone(), attributes: self.attributes.clone() };
+            engine.bucket.create_upload(request)
+        };
+        self.id.get_or_try_init(create).await.cloned().map_err(|error| store_error(&self.key, error))
+    }
+
+    /// Nobody will complete it: its parts are removed at the store in the background.
+    pub(super) fn abandon(self: &Arc<Self>, engine: &Arc<WriteEngine>) {
+        if let Some(id) = self.id.get().cloned() {
+            let (bucket, key) = (Arc::clone(&engine.bucket), self.key.clone());
+            engine.runtime.spawn(async move {
+                if let Err(error) = bucket.abort_upload(&key, &id).await {
+                    tracing::warn!(%key, upload = %id, %error, "an upload that was given up could not be aborted; its parts are still stored");
+                }
+            });
+        }
+    }
+}
+
+/// What the store said of a write, as an error of the file.
+fn store_error(key: &ObjectKey, error: s3::Error) -> Error {
+    Error::from_store("write", error).with_name(key.as_str())
+}
+
+impl Draft {
+    /// Begins to send the parts that are complete, as many as may be under way.
+    pub(super) fn send_complete_parts(self: &Arc<Self>, state: &mut State) {
+        while state.may_send_early() && state.content.parts_under_way() < MAX_PARTS_UNDER_WAY {
+            let Some(index) = state.content.next_to_send() else { return };
+            let range = self.engine.schedule.range(index);
+            let Ok(pieces) = state.content.pieces(range) else { return };
+            let staged = pieces.into_iter().flat_map(|piece| match piece {
+                Piece::Staged(bytes) => bytes,
+                Piece::Base(_) | Piece::Hole(_) => unreachable!("a run of writes leaves no gap"),
+            });
+            let body = Payload::from(staged.collect::<Vec<_>>());
+            let upload = self.upload(state);
+            state.content.sending(index);
+            let (draft, busy) = (Arc::clone(self), self.engine.busy());
+            self.engine.runtime.spawn(async move {
+                let sent = draft.send_part(&upload, index, body).await;
+                draft.part_ended(index, sent);
+                drop(busy);
+            });
+        }
+    }
+
+    /// The upload of this file, created at the store when its first part is sent.
+    fn upload(&self, state: &mut State) -> Arc<Upload> {
+        let key = &state.key;
+        let new =
+            || Upload { key: key.clone(), attributes: self.engine.attributes(key), id: OnceCell::new() };
+        Arc::clone(state.upload.get_or_insert_with(|| Arc::new(new())))
+    }
+
+    async fn send_part(&self, upload: &Upload, index: u64, body: Payload) -> Result<Part> {
+        let id = upload.id(&self.engine).await?;
+        let request = UploadPart { key: upload.key.clone(), upload: id, number: number(index), body };
+        self.engine.bucket.upload_part(request).await.map_err(|error| store_error(&upload.key, error))
+    }
+
+    /// A part that was sent early is at the store, or not.
+    fn part_ended(self: &Arc<Self>, index: u64, sent: Result<Part>) {
+        let mut state = self.state.lock();
+        match sent {
+            Ok(part) => {
+                state.content.sent(index, part);
+                while state.content.kept_bytes() > KEPT_BYTES && state.content.release_one() {}
+            }
+            Err(error) => {
+                state.content.not_sent(index);
+                state.failed = Some(error);
+            }
+        }
+        self.send_complete_parts(&mut state);
+        drop(state);
+        self.moved.notify_waiters();
+        self.engine.moved.notify_waiters();
+    }
+
+    /// Makes the object of what was written. Nothing is written meanwhile, and no part is under way.
+    pub(super) async fn make_object(&self) -> Result<Written> {
+        let (plan, base, key, condition) = {
+            let state = self.state.lock();
+            let can_copy = state.base.is_some() && self.engine.bucket.traits().copy_ranges;
+            (state.content.plan(can_copy), state.base.clone(), state.key.clone(), self.condition(&state))
+        };
+        let made = match plan {
+            Plan::Whole => self.put_whole(&key, base.as_ref(), condition).await,
+            Plan::Parts(parts) => self.put_parts(parts, base.as_ref(), condition).await,
+        };
+        made.inspect_err(|error| {
+            if error.store_error().is_some_and(|error| error.kind() == s3::ErrorKind::NoSuchUpload) {
+                self.upload_lost();
+            }
+        })
+    }
+
+    /// What must be at the store for the new object to take its place: what this file was made from.
+    fn condition(&self, state: &State) -> WriteCondition {
+        let checks = self.engine.config.on_conflict == OnConflict::Fail;
+        if !self.engine.bucket.traits().conditional_writes {
+            return WriteCondition::Any;
+        }
+        match state.base.as_ref().and_then(Base::etag) {
+            Some(etag) if checks => WriteCondition::Matches(etag.clone()),
+            None if state.must_be_new => WriteCondition::Absent,
+            _ => WriteCondition::Any,
+        }
+    }
+
+    async fn put_whole(
+        &self,
+        key: &ObjectKey,
+        base: Option<&Base>,
+        condition: WriteCondition,
+    ) -> Result<Written> {
+        let size = self.state.lock().content.size();
+        let body = self.payload(ByteRange::new(0, size), base).await?;
+        let attributes = self.engine.attributes(key);
+        let request = PutRequest { key: key.clone(), body, attributes, condition };
+        let written = self.engine.bucket.put(request).await.map_err(|error| store_error(key, error))?;
+        if let Some(unused) = self.state.lock().upload.take() {
+            unused.abandon(&self.engine);
+        }
+        Ok(written)
+    }
+
+    async fn put_parts(
+        &self,
+        parts: Vec<PlannedPart>,
+        base: Option<&Base>,
+        condition: WriteCondition,
+    ) -> Result<Written> {
+        let upload = self.upload(&mut self.state.lock());
+        let id = upload.id(&self.engine).await?;
+        let make = |part| self.make_part(&upload, &id, part, base);
+        let parts: Vec<Part> = stream::iter(parts).map(make).buffered(CLOSING_PARTS).try_collect().await?;
+        let key = upload.key.clone();
+        let request = CompleteUpload { key, upload: id, parts, condition };
+        self.engine.bucket.complete_upload(request).await.map_err(|error| store_error(&upload.key, error))
+    }
+
+    async fn make_part(
+        &self,
+        upload: &Upload,
+        id: &UploadId,
+        part: PlannedPart,
+        base: Option<&Base>,
+    ) -> Result<Part> {
+        match part.from {
+            Source::Sent => {
+                let state = self.state.lock();
+                Ok(state.content.sent_part(part.index).expect("the plan counts sent parts").clone())
+            }
+            Source::Here => {
+                let body = self.payload(part.range, base).await?;
+                let sent = self.send_part(upload, part.index, body).await?;
+                let mut state = self.state.lock();
+                state.content.sending(part.index);
+                state.content.sent(part.index, sent.clone());
+                Ok(sent)
+            }
+            Source::Copied => {
+                let base = base.expect("only an old object is copied from");
+                let request = CopyPart {
+                    key: upload.key.clone(),
+                    upload: id.clone(),
+                    number: number(part.index),
+                    source: base.version.key().clone(),
+                    source_range: part.range,
+                    source_if_match: base.etag().cloned(),
+                };
+                self.engine.bucket.copy_part(request).await.map_err(|error| store_error(&upload.key, error))
+            }
+        }
+    }
+
+    /// The bytes of `range`, ready to be sent.
+    async fn payload(&self, range: ByteRange, base: Option<&Base>) -> Result<Payload> {
+        let pieces = {
+            let state = self.state.lock();
+            let pieces = state.content.pieces(range);
+            pieces.map_err(|Released| self.error(ErrorKind::Unsupported, "write", &state))?
+        };
+        Ok(Payload::from(gather(pieces, base).await?.into_bytes()))
+    }
+
+    /// The store does not know the upload any more: begin another one, with everything that is still here.
+    fn upload_lost(&self) {
+        let mut state = self.state.lock();
+        state.upload = None;
+        if !state.content.upload_lost() {
+            tracing::error!(key = %state.key, "the store dropped an upload whose parts are not held here any more: what was written to this file is lost");
+        }
+    }
+}
+
+/// The number of the part `index`.
+fn number(index: u64) -> u16 {
+    u16::try_from(index + 1).expect("a file has at most 10,000 parts")
+}

@@ -1,0 +1,66 @@
+//! Who writes what: the drafts of a mount by inode, each as long as some handle writes it.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+
+use super::draft::Draft;
+use crate::attr::InodeNo;
+
+/// The files that are being written.
+#[derive(Debug, Default)]
+pub(crate) struct Writers(Mutex<FxHashMap<InodeNo, Writer>>);
+
+/// One handle's share in a file that is being written.
+#[derive(Debug, Clone)]
+pub(crate) struct Writer {
+    draft: Arc<Draft>,
+    /// Held once by each handle, and once by the table.
+    share: Arc<()>,
+}
+
+impl Writer {
+    /// The file.
+    pub(crate) fn draft(&self) -> &Arc<Draft> {
+        &self.draft
+    }
+
+    /// Whether no other handle writes the file.
+    pub(crate) fn is_only(&self) -> bool {
+        Arc::strong_count(&self.share) <= 2
+    }
+}
+
+impl Writers {
+    /// The first handle writes the file `ino`. If another one came first, its draft is what both write.
+    pub(crate) fn add(&self, ino: InodeNo, draft: Arc<Draft>) -> Writer {
+        let mut writers = self.0.lock();
+        writers.entry(ino).or_insert_with(|| Writer { draft, share: Arc::default() }).clone()
+    }
+
+    /// Another handle writes the file `ino`, if one does already.
+    pub(crate) fn join(&self, ino: InodeNo) -> Option<Writer> {
+        self.0.lock().get(&ino).cloned()
+    }
+
+    /// The file `ino` as it is being written.
+    pub(crate) fn draft(&self, ino: InodeNo) -> Option<Arc<Draft>> {
+        let writers = self.0.lock();
+        if writers.is_empty() { None } else { writers.get(&ino).map(|writer| Arc::clone(writer.draft())) }
+    }
+
+    /// Whether no handle writes the file `ino` any more.
+    pub(crate) fn is_last(&self, ino: InodeNo) -> bool {
+        self.0.lock().get(&ino).is_some_and(|writer| Arc::strong_count(&writer.share) == 1)
+    }
+
+    /// Forgets the file `ino` if no handle writes it, and tells `forget` before anybody can begin again.
+    pub(crate) fn remove_idle(&self, ino: InodeNo, forget: impl FnOnce()) {
+        let mut writers = self.0.lock();
+        if writers.get(&ino).is_some_and(|writer| Arc::strong_count(&writer.share) == 1) {
+            forget();
+            writers.remove(&ino);
+        }
+    }
+}
