@@ -4,8 +4,10 @@
 //! as a task that owns the reply. A reply that is dropped unsent says EIO, so that no program waits for ever.
 //!
 //! Here requests are decoded, all in one place since fuser wants one implementation of one trait. What serves them stands with what it is
-//! about: [names], [open files](files) or [open directories](directories).
+//! about: [names], [open files](files), [open directories](directories) or
+//! [changes].
 
+mod changes;
 mod directories;
 mod files;
 mod names;
@@ -27,7 +29,7 @@ use sluicefs_core::{FileSystem, HandleId};
 use sluicefs_s3_client::ByteRange;
 use tokio::runtime::Handle;
 
-use crate::convert::{Caller, attributes, check_open, inode};
+use crate::convert::{Caller, attributes, inode};
 use crate::errno::ErrorLog;
 use crate::kernel::{Learnt, negotiate};
 use crate::tasks::Requests;
@@ -63,6 +65,9 @@ struct Core {
 
 /// Inode numbers are never used for another file while the mount lives.
 const GENERATION: Generation = Generation(0);
+
+/// A new name that no key can have: keys are UTF-8 (EILSEQ is what file systems with such a rule answer).
+const NOT_UTF8: Errno = Errno::EILSEQ;
 
 impl Adapter {
     pub(crate) fn new(fs: Arc<FileSystem>, runtime: Handle, request_kb: u32, xattrs: Xattrs) -> Self {
@@ -144,8 +149,8 @@ impl Filesystem for Adapter {
     // === Files ===
 
     fn open(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        if let Err(errno) = check_open(flags) {
-            return reply.error(errno);
+        if changes::writes(flags) {
+            return self.requests.serve(self.core().open_for_writing(ino, flags, reply));
         }
         self.requests.serve(self.core().open(ino, reply));
     }
@@ -169,12 +174,12 @@ impl Filesystem for Adapter {
         &self,
         _request: &Request,
         _ino: INodeNo,
-        _handle: FileHandle,
+        handle: FileHandle,
         _owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        // Never behind anything else: a program that was killed waits for this one.
-        reply.ok();
+        // Never behind a read: a program that was killed waits for this one.
+        self.requests.serve(self.core().flush(handle, reply));
     }
 
     fn release(
@@ -195,11 +200,11 @@ impl Filesystem for Adapter {
         &self,
         _request: &Request,
         _ino: INodeNo,
-        _handle: FileHandle,
+        handle: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        reply.ok();
+        self.requests.serve(self.core().fsync(handle, reply));
     }
 
     // === Directories ===
@@ -253,95 +258,138 @@ impl Filesystem for Adapter {
         reply.ok();
     }
 
-    // === What would write ===
+    // === Changes ===
 
-    fn create(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: i32, reply: ReplyCreate) {
-        reply.error(Errno::EROFS);
+    fn create(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let Some(name) = name.to_str() else { return reply.error(NOT_UTF8) };
+        self.requests.serve(self.core().create(parent, name.to_owned(), mode, flags, reply));
     }
 
     fn write(
         &self,
         _: &Request,
         _: INodeNo,
-        _: FileHandle,
-        _: u64,
-        _: &[u8],
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
         _: WriteFlags,
         _: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        reply.error(Errno::EROFS);
+        // Mostly there is memory, and the bytes are copied once, from the kernel's buffer to where they stay.
+        if let Some(written) = self.core.fs.try_write(HandleId(handle.0), offset, data) {
+            return self.core.wrote(written, data.len(), reply);
+        }
+        self.requests.serve(self.core().write(handle, offset, data.to_vec(), reply));
     }
 
-    fn mkdir(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
-        reply.error(Errno::EROFS);
+    fn mkdir(&self, _: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
+        let Some(name) = name.to_str() else { return reply.error(NOT_UTF8) };
+        self.requests.serve(self.core().make_dir(parent, name.to_owned(), mode, reply));
     }
 
-    fn mknod(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
-        reply.error(Errno::EROFS);
+    fn mknod(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let Some(name) = name.to_str() else { return reply.error(NOT_UTF8) };
+        self.requests.serve(self.core().make_node(parent, name.to_owned(), mode, reply));
     }
 
-    fn unlink(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::EROFS);
+    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let Some(name) = name.to_str() else { return reply.error(Errno::ENOENT) };
+        self.requests.serve(self.core().unlink(parent, name.to_owned(), reply));
     }
 
-    fn rmdir(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::EROFS);
+    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let Some(name) = name.to_str() else { return reply.error(Errno::ENOENT) };
+        self.requests.serve(self.core().remove_dir(parent, name.to_owned(), reply));
     }
 
     fn rename(
         &self,
         _: &Request,
-        _: INodeNo,
-        _: &OsStr,
-        _: INodeNo,
-        _: &OsStr,
-        _: RenameFlags,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        reply.error(Errno::EROFS);
+        let Some(name) = name.to_str() else { return reply.error(Errno::ENOENT) };
+        let Some(new_name) = new_name.to_str() else { return reply.error(NOT_UTF8) };
+        let (from, to) = ((parent, name.to_owned()), (new_parent, new_name.to_owned()));
+        self.requests.serve(self.core().rename(from, to, flags, reply));
     }
 
     fn symlink(&self, _: &Request, _: INodeNo, _: &OsStr, _: &Path, reply: ReplyEntry) {
-        reply.error(Errno::EROFS);
+        // symlink(2): the file system does not support symbolic links.
+        reply.error(self.core.no_links());
     }
 
     fn link(&self, _: &Request, _: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
-        reply.error(Errno::EROFS);
+        // link(2): the file system does not support hard links. An object has one key.
+        reply.error(self.core.no_links());
     }
 
     fn setattr(
         &self,
         _: &Request,
-        _: INodeNo,
-        _: Option<u32>,
-        _: Option<u32>,
-        _: Option<u32>,
-        _: Option<u64>,
-        _: Option<TimeOrNow>,
-        _: Option<TimeOrNow>,
-        _: Option<SystemTime>,
-        _: Option<FileHandle>,
-        _: Option<SystemTime>,
-        _: Option<SystemTime>,
-        _: Option<SystemTime>,
-        _: Option<BsdFileFlags>,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        reply.error(Errno::EROFS);
+        let set = changes::wanted((mode, uid, gid), size, (atime, mtime));
+        self.requests.serve(self.core().set_attr(ino, set, reply));
     }
 
     fn setxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: &[u8], _: i32, _: u32, reply: ReplyEmpty) {
-        reply.error(Errno::EROFS);
+        reply.error(self.core.no_xattrs());
     }
 
     fn removexattr(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::EROFS);
+        reply.error(self.core.no_xattrs());
     }
 
-    fn fallocate(&self, _: &Request, _: INodeNo, _: FileHandle, _: u64, _: u64, _: i32, reply: ReplyEmpty) {
-        reply.error(Errno::EROFS);
+    fn fallocate(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let end = offset.saturating_add(length);
+        self.requests.serve(self.core().allocate(handle, end, mode, reply));
     }
 
     fn copy_file_range(
@@ -357,7 +405,8 @@ impl Filesystem for Adapter {
         _: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        reply.error(Errno::EROFS);
+        // The kernel copies through its pages then.
+        reply.error(Errno::ENOSYS);
     }
 
     // === What the kernel does by itself once it hears that we do not ===

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{AccessFlags, Errno, FileAttr, FileType, FopenFlags, INodeNo, OpenAccMode, OpenFlags};
+use fuser::{AccessFlags, Errno, FileAttr, FileType, FopenFlags, INodeNo, OpenFlags};
 use rustix::fs::OFlags;
 use sluicefs_core::{Attr, FileKind, InodeNo, OpenedFile};
 use sluicefs_s3_client::Timestamp;
@@ -75,15 +75,6 @@ fn system_time(at: Timestamp) -> SystemTime {
     base.and_then(|base| base.checked_add(Duration::from_nanos(at.nanos.into()))).unwrap_or(UNIX_EPOCH)
 }
 
-/// Whether a file may be opened with these flags.
-pub(crate) fn check_open(flags: OpenFlags) -> Result<(), Errno> {
-    let truncates = flags.0 & OFlags::TRUNC.bits().cast_signed() != 0;
-    match flags.acc_mode() {
-        OpenAccMode::O_RDONLY if !truncates => Ok(()),
-        _ => Err(Errno::EROFS),
-    }
-}
-
 /// Whether the kernel keeps no pages of what it reads with these flags of the open file (O_DIRECT).
 pub(crate) fn is_direct(flags: OpenFlags) -> bool {
     flags.0 & OFlags::DIRECT.bits().cast_signed() != 0
@@ -105,11 +96,9 @@ pub(crate) struct Caller {
     pub(crate) gid: u32,
 }
 
-/// access(2), for mounts without `default_permissions`: the owner's, group's or others' bits decide, nothing can be written.
+/// access(2), for mounts without `default_permissions`: the owner's, group's or others' bits decide. What the mount does not allow to
+/// be changed the kernel refuses by itself, or the change will be.
 pub(crate) fn check_access(attr: &Attr, caller: Caller, mask: AccessFlags) -> Result<(), Errno> {
-    if mask.contains(AccessFlags::W_OK) {
-        return Err(Errno::EROFS);
-    }
     let wanted = u16::try_from(mask.bits() & 0o7).expect("three bits");
     let any_execute = attr.mode & 0o111 != 0 || attr.kind == FileKind::Directory;
     let granted = match () {

@@ -23,6 +23,14 @@ pub(crate) fn errno(kind: ErrorKind) -> Errno {
         ErrorKind::Stale => Errno::ESTALE,
         ErrorKind::BadHandle => Errno::EBADF,
         ErrorKind::NoAttribute => Errno::ENODATA,
+        ErrorKind::Exists => Errno::EEXIST,
+        ErrorKind::NotEmpty => Errno::ENOTEMPTY,
+        ErrorKind::NotPermitted => Errno::EPERM,
+        ErrorKind::ReadOnly => Errno::EROFS,
+        ErrorKind::NoSpace => Errno::ENOSPC,
+        ErrorKind::TooLarge => Errno::EFBIG,
+        ErrorKind::Invalid => Errno::EINVAL,
+        ErrorKind::Unsupported => Errno::EOPNOTSUPP,
         // Archived: no errno says "ask for it and come back tomorrow"; the log says so once for each object.
         _ => Errno::EIO,
     }
@@ -89,7 +97,8 @@ impl ErrorLog {
 }
 
 fn is_worth_a_line(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::AccessDenied | ErrorKind::Stale | ErrorKind::Archived | ErrorKind::Io)
+    use ErrorKind::{AccessDenied, Archived, Io, NoSpace, Stale, TooLarge};
+    matches!(kind, AccessDenied | Stale | Archived | Io | NoSpace | TooLarge)
 }
 
 impl State {
@@ -148,6 +157,14 @@ mod tests {
             (ErrorKind::Stale, Errno::ESTALE),
             (ErrorKind::BadHandle, Errno::EBADF),
             (ErrorKind::NoAttribute, Errno::ENODATA),
+            (ErrorKind::Exists, Errno::EEXIST),
+            (ErrorKind::NotEmpty, Errno::ENOTEMPTY),
+            (ErrorKind::NotPermitted, Errno::EPERM),
+            (ErrorKind::ReadOnly, Errno::EROFS),
+            (ErrorKind::NoSpace, Errno::ENOSPC),
+            (ErrorKind::TooLarge, Errno::EFBIG),
+            (ErrorKind::Invalid, Errno::EINVAL),
+            (ErrorKind::Unsupported, Errno::EOPNOTSUPP),
             (ErrorKind::Archived, Errno::EIO),
             (ErrorKind::Io, Errno::EIO),
         ] {

@@ -24,7 +24,7 @@ const PAGES_LIMIT: &str = "/proc/sys/fs/fuse/max_pages_limit";
 ///
 /// Not AUTO_INVAL_DATA: with it every read first asks for attributes whose time is over, and a read on a dead store would wait
 /// in that request, which cannot be killed. Pages of an older version are under another inode number, where nobody looks for the new one.
-const WANTED: [InitFlags; 8] = [
+const WANTED: [InitFlags; 9] = [
     InitFlags::FUSE_ASYNC_READ,
     InitFlags::FUSE_ASYNC_DIO,
     InitFlags::FUSE_PARALLEL_DIROPS,
@@ -34,6 +34,8 @@ const WANTED: [InitFlags; 8] = [
     InitFlags::FUSE_CACHE_SYMLINKS,
     InitFlags::FUSE_MAX_PAGES,
     InitFlags::FUSE_BIG_WRITES,
+    // One request less for each file that is written anew, and no moment in which it is empty at the store.
+    InitFlags::FUSE_ATOMIC_O_TRUNC,
 ];
 
 /// What a short reply to a read does.

@@ -18,4 +18,5 @@ mod server;
 mod stuck;
 mod support;
 mod versions;
+mod writing;
 mod xattrs;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
-use sluicefs_core::FsConfig;
+use sluicefs_core::{Allow, FsConfig};
 
 use crate::support::{TestMount, bucket};
 
@@ -53,7 +53,8 @@ fn operations() -> Vec<(&'static str, Operation)> {
 
 fn check(read_only: bool) {
     let store = bucket(&[("file", "content"), ("dir/inner", "x")]);
-    let mount = TestMount::with(Arc::new(store), FsConfig::default(), |config| config.read_only = read_only);
+    let settings = FsConfig { allow: Allow::NOTHING, ..FsConfig::default() };
+    let mount = TestMount::with(Arc::new(store), settings, |config| config.read_only = read_only);
     for (name, operation) in operations() {
         let error = operation(&mount).expect_err(name);
         assert_eq!(Errno::from_io_error(&error), Some(Errno::ROFS), "{name}: {error}");
