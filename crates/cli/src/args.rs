@@ -11,7 +11,7 @@ use sluicefs_csi::Endpoint;
 
 use crate::failure::EXIT_CODES_HELP;
 
-pub(crate) use mount::{BucketTypeArg, LogArgs, MountArgs, StoreArgs};
+pub(crate) use mount::{BucketTypeArg, FileArgs, LogArgs, MountArgs, StoreArgs};
 pub(crate) use values::TtlArg;
 
 /// Mounts an S3 bucket as a file system.

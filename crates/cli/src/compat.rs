@@ -1,8 +1,7 @@
 //! The command line of Mountpoint for Amazon S3, for scripts and fstab lines that call `mount-s3`.
 //!
 //! Under that name this binary takes that whole line with that program's defaults: names are asked for each time, deleting and overwriting are
-//! refused. Options about writing are taken, since a mount that writes nothing keeps all of their promises; options whose promise
-//! would be broken are refused with the reason.
+//! refused unless allowed. Options whose promise would be broken are refused with the reason.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -57,22 +56,30 @@ pub(crate) struct CompatCli {
     #[command(flatten)]
     pub(crate) mount: MountArgs,
     #[command(flatten)]
+    allowed: AllowedArgs,
+    #[command(flatten)]
     ignored: IgnoredArgs,
     #[command(flatten)]
     refused: RefusedArgs,
 }
 
-/// Options without effect here.
+/// What that program refuses unless it is told not to.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Taken without effect: this version only reads")]
-struct IgnoredArgs {
-    /// Deleting is refused either way.
+#[command(next_help_heading = "What may be changed")]
+struct AllowedArgs {
+    /// Let files and directories be removed.
     #[arg(long)]
     allow_delete: bool,
-    /// Overwriting is refused either way.
+    /// Let objects that exist be replaced and changed.
     #[arg(long)]
     allow_overwrite: bool,
-    /// Nothing is uploaded.
+}
+
+/// Options without effect here.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Taken without effect")]
+struct IgnoredArgs {
+    /// Appending and partial changes work in every bucket, when the file is closed or synced.
     #[arg(long)]
     incremental_upload: bool,
     /// Nothing is uploaded.
@@ -138,13 +145,15 @@ impl CompatCli {
     /// If an option is refused.
     pub(crate) fn into_mount(mut self) -> Result<(MountArgs, Vec<String>), Failure> {
         self.refused.check()?;
+        self.mount.files.no_delete |= !self.allowed.allow_delete;
+        self.mount.files.no_overwrite |= !self.allowed.allow_overwrite;
         let mut ignored = self.ignored.given();
         if std::mem::take(&mut self.mount.process.auto_unmount) {
             ignored.push("--auto-unmount");
         }
         let mut notes = Vec::new();
         if !ignored.is_empty() {
-            notes.push(format!("no effect in this version, which only reads: {}", ignored.join(", ")));
+            notes.push(format!("no effect in this version: {}", ignored.join(", ")));
         }
         Ok((self.mount, notes))
     }
@@ -153,8 +162,6 @@ impl CompatCli {
 impl IgnoredArgs {
     fn given(&self) -> Vec<&'static str> {
         let options = [
-            ("--allow-delete", self.allow_delete),
-            ("--allow-overwrite", self.allow_overwrite),
             ("--incremental-upload", self.incremental_upload),
             ("--infer-content-type", self.infer_content_type),
             ("--storage-class", self.storage_class.is_some()),
@@ -306,7 +313,8 @@ mod tests {
         let (mount, notes) =
             CompatCli::try_parse_from(line.split_whitespace()).unwrap().into_mount().unwrap();
         assert_eq!((mount.bucket.as_str(), mount.dir.as_path()), ("bucket", Path::new("/mnt")));
-        assert!(notes[0].contains("--allow-delete") && notes[0].contains("--auto-unmount"), "{notes:?}");
+        assert!(notes[0].contains("--log-metrics") && notes[0].contains("--auto-unmount"), "{notes:?}");
+        assert!(!mount.files.no_delete && !mount.files.no_overwrite);
         assert!(!mount.process.auto_unmount);
     }
 

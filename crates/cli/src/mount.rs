@@ -85,6 +85,7 @@ impl Plan {
             (false, true) => Access::OwnerAndRoot,
             (false, false) => Access::Owner,
         };
+        session.read_only = args.files.read_only;
         if args.files.xattr {
             session.xattrs = Xattrs::Readable;
         }

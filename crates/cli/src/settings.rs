@@ -3,13 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use sluicefs_core::{FsConfig, ReadConfig};
+use sluicefs_core::{Allow, FsConfig, ReadConfig, WriteConfig};
 use sluicefs_s3_client::KeyPrefix;
 use sluicefs_s3_client::config::{
     AddressingStyle, BucketType, ClientConfig, CredentialSource, SseCustomerKey,
 };
 
-use crate::args::{BucketTypeArg, MountArgs, StoreArgs, TtlArg};
+use crate::args::{BucketTypeArg, FileArgs, MountArgs, StoreArgs, TtlArg};
 use crate::failure::Failure;
 
 /// What the process is, for options that default to it.
@@ -62,6 +62,8 @@ pub(crate) fn fs_config(
 ) -> Result<FsConfig, Failure> {
     let metadata_ttl = args.reading.metadata_ttl.unwrap_or(around.metadata_ttl);
     let negative_ttl = args.reading.negative_metadata_ttl.unwrap_or(metadata_ttl);
+    let memory_bytes = args.reading.memory_target.unwrap_or(around.memory_target_bytes);
+    let write_bytes = if args.files.read_only { 0 } else { write_memory_bytes(memory_bytes) };
     let config = FsConfig {
         prefix,
         uid: args.files.uid.unwrap_or(around.uid),
@@ -72,16 +74,31 @@ pub(crate) fn fs_config(
         negative_ttl: negative_ttl.ttl(),
         // Who says that nothing ever changes need not be asked at each open.
         revalidate_on_open: metadata_ttl != TtlArg::Indefinite,
-        read: read_config(args, around.memory_target_bytes),
+        allow: allow(&args.files),
+        read: read_config(args, memory_bytes - write_bytes),
+        write: WriteConfig { memory_limit_bytes: write_bytes, ..WriteConfig::default() },
     };
     config.validate().map_err(|error| Failure::usage(error.to_string()))?;
     Ok(config)
 }
 
-fn read_config(args: &MountArgs, default_memory_bytes: u64) -> ReadConfig {
+fn allow(files: &FileArgs) -> Allow {
+    if files.read_only {
+        return Allow::NOTHING;
+    }
+    Allow { changes: true, delete: !files.no_delete, overwrite: !files.no_overwrite }
+}
+
+/// What of the memory is for written bytes: a quarter, and room for four parts.
+fn write_memory_bytes(memory_bytes: u64) -> u64 {
+    let parts = 4 * WriteConfig::default().part_size_bytes;
+    (memory_bytes / 4).max(parts).min(memory_bytes)
+}
+
+fn read_config(args: &MountArgs, memory_limit_bytes: u64) -> ReadConfig {
     let defaults = ReadConfig::default();
     ReadConfig {
-        memory_limit_bytes: args.reading.memory_target.unwrap_or(default_memory_bytes),
+        memory_limit_bytes,
         part_size_bytes: args
             .reading
             .read_part_size
@@ -143,7 +160,7 @@ mod tests {
     fn defaults_come_from_the_surroundings() {
         let config = fs(&[]).unwrap();
         assert_eq!((config.uid, config.gid, config.file_mode, config.dir_mode), (1000, 100, 0o644, 0o755));
-        assert_eq!(config.read.memory_limit_bytes, 512 << 20);
+        assert_eq!((config.read.memory_limit_bytes, config.write.memory_limit_bytes), (384 << 20, 128 << 20));
         assert_eq!(
             (config.metadata_ttl, config.negative_ttl),
             (Ttl::For(Duration::from_secs(1)), config.metadata_ttl)
@@ -156,9 +173,23 @@ mod tests {
             fs(&["--uid=0", "--gid=5", "--file-mode=0400", "--memory-target=64", "--part-size=1048576"])
                 .unwrap();
         assert_eq!((config.uid, config.gid, config.file_mode), (0, 5, 0o400));
-        assert_eq!((config.read.memory_limit_bytes, config.read.part_size_bytes), (64 << 20, 1 << 20));
+        assert_eq!((config.read.memory_limit_bytes, config.read.part_size_bytes), (32 << 20, 1 << 20));
+        assert_eq!((config.write.memory_limit_bytes, config.allow), (32 << 20, Allow::ALL));
         let config = fs(&["--part-size=1048576", "--read-part-size=2097152"]).unwrap();
         assert_eq!(config.read.part_size_bytes, 2 << 20);
+    }
+
+    #[test]
+    fn a_read_only_mount_has_all_memory_for_reading() {
+        let config = fs(&["--read-only", "--memory-target=64"]).unwrap();
+        assert_eq!((config.read.memory_limit_bytes, config.allow), (64 << 20, Allow::NOTHING));
+    }
+
+    #[test]
+    fn removing_and_replacing_can_be_refused() {
+        let allow = |options: &[&str]| fs(options).unwrap().allow;
+        assert_eq!(allow(&["--no-delete"]), Allow { delete: false, ..Allow::ALL });
+        assert_eq!(allow(&["--no-overwrite"]), Allow { overwrite: false, ..Allow::ALL });
     }
 
     #[test]

@@ -95,9 +95,15 @@ pub(crate) enum BucketTypeArg {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Files and access")]
 pub(crate) struct FileArgs {
-    /// Refuse all changes. This version always does.
+    /// Refuse all changes.
     #[arg(long)]
     pub(crate) read_only: bool,
+    /// Refuse to remove files and directories, and to move them.
+    #[arg(long)]
+    pub(crate) no_delete: bool,
+    /// Refuse to change or replace objects that exist: only new files can be written.
+    #[arg(long)]
+    pub(crate) no_overwrite: bool,
     /// Let root use the mount too. Needs user_allow_other in /etc/fuse.conf unless you are root.
     #[arg(long, conflicts_with = "allow_other")]
     pub(crate) allow_root: bool,

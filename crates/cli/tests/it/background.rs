@@ -15,7 +15,7 @@ fn mount_read_unmount() {
     assert_eq!(fs::read_to_string(sandbox.target().join("dir/a b")).unwrap(), "spaces");
     let mounts = fs::read_to_string("/proc/mounts").unwrap();
     assert!(
-        mounts.contains(&format!("s3://models {} fuse.sluicefs ro,", sandbox.target().display())),
+        mounts.contains(&format!("s3://models {} fuse.sluicefs rw,", sandbox.target().display())),
         "{mounts}"
     );
 

@@ -28,15 +28,24 @@ fn takes_the_line_of_mount_s3() {
         "--allow-overwrite",
     ];
     let outcome = run(sandbox.program(&program, args)).expect_success();
-    assert!(
-        outcome
-            .stderr
-            .contains("no effect in this version, which only reads: --allow-delete, --allow-overwrite"),
-        "{outcome:?}"
-    );
+    assert!(!outcome.stderr.contains("no effect"), "{outcome:?}");
     let file = sandbox.target().join("config.json");
     assert_eq!(fs::read_to_string(&file).unwrap(), "{}");
-    assert_eq!(fs::remove_file(&file).unwrap_err().raw_os_error(), Some(30), "EROFS");
+    fs::write(&file, "new").unwrap();
+    fs::remove_file(&file).unwrap();
+}
+
+#[test]
+fn refuses_to_delete_and_overwrite_unless_allowed() {
+    let sandbox = Sandbox::new();
+    let (program, url, target) = (mount_s3(&sandbox), sandbox.server.endpoint_url(), sandbox.target());
+    run(sandbox.program(&program, ["--endpoint-url", &url, "models", target.to_str().unwrap()]))
+        .expect_success();
+    let file = target.join("config.json");
+    assert_eq!(fs::remove_file(&file).unwrap_err().raw_os_error(), Some(1), "EPERM");
+    assert_eq!(fs::write(&file, "new").unwrap_err().raw_os_error(), Some(1), "EPERM");
+    fs::write(target.join("new"), "allowed").unwrap();
+    assert_eq!(fs::read_to_string(target.join("new")).unwrap(), "allowed");
 }
 
 /// Its default is to ask for names each time, ours to believe them for a second.
