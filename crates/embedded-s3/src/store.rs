@@ -29,6 +29,26 @@ const PIECE_BYTES: u64 = 128 << 10;
 /// The most names of one listing page, whatever was asked for.
 const MAX_PAGE_KEYS: u16 = 1000;
 
+/// What HEAD and GET tell alike, each in a type of its own.
+macro_rules! described {
+    ($output:ident, $head:ident, $checksum:ident) => {
+        dto::$output {
+            accept_ranges: Some("bytes".to_owned()),
+            checksum_type: $checksum.as_ref().map(|_| full_object()),
+            checksum_crc64nvme: $checksum,
+            content_type: $head.content_type.clone(),
+            e_tag: etag(&$head),
+            last_modified: Some(last_modified(&$head.meta)),
+            metadata: metadata(&$head),
+            restore: restore(&$head),
+            server_side_encryption: $head.encryption.clone().map(Into::into),
+            storage_class: storage_class(&$head).map(|class| dto::StorageClass::from(class.to_owned())),
+            version_id: $head.version_id,
+            ..Default::default()
+        }
+    };
+}
+
 /// Buckets by name.
 #[derive(Clone)]
 pub(crate) struct Store {
@@ -107,21 +127,10 @@ impl S3 for Store {
         check_conditions(&object.head, input.if_match.as_ref(), input.if_none_match.as_ref())?;
         let StoredObject { head, crc64nvme, .. } = object;
         let checksum = crc64nvme.filter(|_| input.checksum_mode.is_some());
-        Ok(S3Response::new(dto::HeadObjectOutput {
-            accept_ranges: Some("bytes".to_owned()),
-            checksum_type: checksum.as_ref().map(|_| full_object()),
-            checksum_crc64nvme: checksum,
-            content_length: Some(length(head.meta.size)),
-            content_type: head.content_type.clone(),
-            e_tag: etag(&head),
-            last_modified: Some(last_modified(&head.meta)),
-            metadata: metadata(&head),
-            restore: restore(&head),
-            server_side_encryption: head.encryption.clone().map(Into::into),
-            storage_class: storage_class(&head).map(|class| dto::StorageClass::from(class.to_owned())),
-            version_id: head.version_id,
-            ..Default::default()
-        }))
+        let size = head.meta.size;
+        let mut output = described!(HeadObjectOutput, head, checksum);
+        output.content_length = Some(length(size));
+        Ok(S3Response::new(output))
     }
 
     async fn get_object(
@@ -149,23 +158,11 @@ impl S3 for Store {
         let content_range =
             asked.map(|_| format!("bytes {}-{}/{}", range.start, range.end.saturating_sub(1), content.len()));
         let body = pieces(content, lies.bytes(range)).map(Ok::<_, std::io::Error>);
-        Ok(S3Response::new(dto::GetObjectOutput {
-            accept_ranges: Some("bytes".to_owned()),
-            body: Some(dto::StreamingBlob::wrap(stream::iter(body))),
-            checksum_type: checksum.as_ref().map(|_| full_object()),
-            checksum_crc64nvme: checksum,
-            content_length: Some(length(range.len())),
-            content_range,
-            content_type: head.content_type.clone(),
-            e_tag: etag(&head),
-            last_modified: Some(last_modified(&head.meta)),
-            metadata: metadata(&head),
-            restore: restore(&head),
-            server_side_encryption: head.encryption.clone().map(Into::into),
-            storage_class: storage_class(&head).map(|class| dto::StorageClass::from(class.to_owned())),
-            version_id: head.version_id,
-            ..Default::default()
-        }))
+        let mut output = described!(GetObjectOutput, head, checksum);
+        output.body = Some(dto::StreamingBlob::wrap(stream::iter(body)));
+        output.content_length = Some(length(range.len()));
+        output.content_range = content_range;
+        Ok(S3Response::new(output))
     }
 
     async fn list_objects_v2(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -15,6 +15,7 @@ use hyper::header::{
 use hyper::{Response, StatusCode};
 use sluicefs_s3_client::ByteRange;
 use sluicefs_s3_client::testing::Content;
+use sluicefs_s3_client::testing::body::{cut, flip};
 
 /// An error of a stream of bytes; hyper closes the connection on it.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -258,16 +259,16 @@ pub(crate) async fn spoil(
     let body = match fault {
         WireFault::Reset(after) => {
             let fate = Arc::clone(fate);
-            streamed(cut(body, after).chain(broken(move || fate.doom())))
+            streamed(cut(pieces(body), after).chain(broken(move || fate.doom())))
         }
-        WireFault::Close(after) => streamed(cut(body, after).chain(broken(|| ()))),
+        WireFault::Close(after) => streamed(cut(pieces(body), after).chain(broken(|| ()))),
         WireFault::ChunkedClose(after) => {
             parts.headers.remove(CONTENT_LENGTH);
-            streamed(cut(body, after).chain(broken(|| ())))
+            streamed(cut(pieces(body), after).chain(broken(|| ())))
         }
-        WireFault::Stall(after) => streamed(cut(body, after).chain(stream::pending())),
+        WireFault::Stall(after) => streamed(cut(pieces(body), after).chain(stream::pending())),
         WireFault::Drip { bytes, every } => streamed(drip(body, bytes, every)),
-        WireFault::BitFlip(at) => streamed(flip(body, at)),
+        WireFault::BitFlip(at) => streamed(flip(pieces(body), at)),
         WireFault::WhiteSpace { spaces, every } => {
             parts.headers.remove(CONTENT_LENGTH);
             let mut rest = body.collect().await?.to_bytes();
@@ -312,19 +313,6 @@ fn streamed(pieces: impl Stream<Item = Result<Bytes, BoxError>> + Send + 'static
     StreamBody::new(pieces.map_ok(Frame::data)).boxed_unsync()
 }
 
-/// The first `bytes` of a body.
-fn cut(body: WireBody, bytes: u64) -> impl Stream<Item = Result<Bytes, BoxError>> + Send {
-    pieces(body).scan(bytes, |left, piece| {
-        let piece = piece.map(|piece| {
-            let taken = piece.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
-            *left -= taken as u64;
-            piece.slice(..taken)
-        });
-        let end = matches!(&piece, Ok(piece) if piece.is_empty());
-        std::future::ready((!end).then_some(piece))
-    })
-}
-
 /// Ends the connection. Waiting once first lets hyper flush what came before.
 fn broken(prepare: impl FnOnce() + Send + 'static) -> impl Stream<Item = Result<Bytes, BoxError>> + Send {
     stream::once(async move {
@@ -352,11 +340,11 @@ pub(crate) fn hinder(body: WireBody, fault: &WireFault, fate: &Arc<ConnectionFat
     match *fault {
         WireFault::ResetWhileSending(after) => {
             let fate = Arc::clone(fate);
-            streamed(cut(body, after).chain(broken(move || fate.doom())))
+            streamed(cut(pieces(body), after).chain(broken(move || fate.doom())))
         }
-        WireFault::StopReading(after) => streamed(cut(body, after).chain(stream::pending())),
+        WireFault::StopReading(after) => streamed(cut(pieces(body), after).chain(stream::pending())),
         WireFault::ReadSlowly { bytes, every } => streamed(drip(body, bytes, every)),
-        WireFault::SentBitFlip(at) => streamed(flip(body, at)),
+        WireFault::SentBitFlip(at) => streamed(flip(pieces(body), at)),
         _ => body,
     }
 }
@@ -372,20 +360,5 @@ fn drip(body: WireBody, size: usize, every: Duration) -> impl Stream<Item = Resu
         tokio::time::sleep(every).await;
         let piece = rest.split_to(size.clamp(1, rest.len()));
         Ok(Some((piece, (pieces, rest))))
-    })
-}
-
-fn flip(body: WireBody, offset: u64) -> impl Stream<Item = Result<Bytes, BoxError>> + Send {
-    pieces(body).scan(0_u64, move |at, piece| {
-        let piece = piece.map(|piece| {
-            let inside = usize::try_from(offset.wrapping_sub(*at)).unwrap_or(usize::MAX);
-            *at += piece.len() as u64;
-            let mut piece = BytesMut::from(&*piece);
-            if let Some(byte) = piece.get_mut(inside) {
-                *byte ^= 1;
-            }
-            piece.freeze()
-        });
-        std::future::ready(Some(piece))
     })
 }

@@ -1,5 +1,6 @@
 //! Buckets and checks for tests: a bucket in memory, one that fails on demand, the contract every bucket keeps, and servers of others.
 
+pub mod body;
 pub mod contract;
 pub mod fault;
 pub mod memory;

@@ -6,9 +6,10 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{StreamExt, stream};
 
+use super::body::{cut, flip};
 use super::plan::{FaultPlan, Operation, RequestCounts, Rule};
 use crate::bucket::{
     BodyStream, Bucket, BucketIdentity, BucketTraits, CompleteUpload, CopyPart, CopyRequest, CreateUpload,
@@ -325,15 +326,15 @@ fn edit_request(request: &mut GetRequest, fault: &Fault) {
 
 fn edit_reply(reply: GetReply, fault: Fault) -> GetReply {
     let GetReply { mut meta, range, body } = reply;
-    let body = match fault {
+    let body: BodyStream = match fault {
         Fault::BodyBreaks(at) => {
             let error = Error::new(ErrorKind::Transient, "get").with_message("the connection was reset");
             Box::pin(cut(body, at).chain(stream::iter([Err(error)])))
         }
-        Fault::BodyEnds(at) => cut(body, at),
+        Fault::BodyEnds(at) => Box::pin(cut(body, at)),
         Fault::BodyStalls(at) => Box::pin(cut(body, at).chain(stream::pending())),
         Fault::BodyTooLong => Box::pin(body.chain(stream::iter([Ok(Bytes::from_static(b"!"))]))),
-        Fault::BitFlip(at) => flip(body, at),
+        Fault::BitFlip(at) => Box::pin(flip(body, at)),
         Fault::ChecksumMismatch(after) => {
             let error = Error::new(ErrorKind::Corrupt, "get").with_message("the checksum does not match");
             Box::pin(cut(body, after).chain(stream::iter([Err(error)])))
@@ -349,33 +350,4 @@ fn edit_reply(reply: GetReply, fault: Fault) -> GetReply {
         _ => body,
     };
     GetReply { meta, range, body }
-}
-
-/// The first `bytes` of a body.
-fn cut(body: BodyStream, bytes: u64) -> BodyStream {
-    Box::pin(body.scan(bytes, |left, piece| {
-        let piece = piece.map(|piece| {
-            let taken = piece.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
-            *left -= taken as u64;
-            piece.slice(..taken)
-        });
-        let end = matches!(&piece, Ok(piece) if piece.is_empty());
-        std::future::ready((!end).then_some(piece))
-    }))
-}
-
-/// The body with the lowest bit of the byte at `offset` turned round.
-fn flip(body: BodyStream, offset: u64) -> BodyStream {
-    Box::pin(body.scan(0_u64, move |at, piece| {
-        let piece = piece.map(|piece| {
-            let inside = usize::try_from(offset.wrapping_sub(*at)).unwrap_or(usize::MAX);
-            *at += piece.len() as u64;
-            let mut piece = BytesMut::from(&*piece);
-            if let Some(byte) = piece.get_mut(inside) {
-                *byte ^= 1;
-            }
-            piece.freeze()
-        });
-        std::future::ready(Some(piece))
-    }))
 }
