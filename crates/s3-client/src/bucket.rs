@@ -190,7 +190,7 @@ pub struct BucketIdentity {
 pub struct BucketTraits {
     /// Keys and common prefixes of a listing rise in byte order. S3 Express directory buckets do not sort.
     pub ordered_listing: bool,
-    /// [`WriteCondition`]s are kept. Without, a request with one is `Unsupported`.
+    /// [`WriteCondition`]s are kept everywhere. Without, a request with one may be `Unsupported`.
     pub conditional_writes: bool,
     /// [`Bucket::rename`] works. General-purpose buckets have nothing of the kind.
     pub rename: bool,

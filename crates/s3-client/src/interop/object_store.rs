@@ -5,6 +5,9 @@
 //! path, so such a key is simply not there; and a directory with such a name in it cannot be listed. Its listings are whole and in no
 //! order, so pages are cut here from a sorted copy, which is kept for the pages after it.
 
+mod uploads;
+mod write;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::fs::File;
@@ -22,11 +25,14 @@ use object_store::{
 use parking_lot::Mutex;
 
 use crate::bucket::{
-    BodyStream, Bucket, BucketIdentity, BucketTraits, GetReply, GetRequest, ListPage, ListRequest,
-    ListedObject, ObjectHead, ObjectMeta, StorageClass, Timestamp,
+    BodyStream, Bucket, BucketIdentity, BucketTraits, CompleteUpload, CopyRequest, CreateUpload, GetReply,
+    GetRequest, ListPage, ListRequest, ListedObject, ObjectHead, ObjectMeta, Part, PutRequest, StorageClass,
+    Timestamp, UploadId, UploadMarker, UploadPage, UploadPart, Written,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{ByteRange, ContinuationToken, ETag, KeyPrefix, ObjectKey};
+
+use uploads::Uploads;
 
 /// How many listings are remembered between their pages.
 const MAX_SNAPSHOTS: usize = 4;
@@ -41,12 +47,14 @@ pub struct ObjectStoreBucket {
     store: Arc<dyn ObjectStore>,
     snapshots: Mutex<VecDeque<Snapshot>>,
     next_snapshot: AtomicU64,
+    uploads: Uploads,
 }
 
 impl ObjectStoreBucket {
     /// Shows all of `store` under the name that `identity` gives it.
     pub fn new(store: Arc<dyn ObjectStore>, identity: BucketIdentity) -> Self {
-        Self { identity, store, snapshots: Mutex::default(), next_snapshot: AtomicU64::new(0) }
+        let (snapshots, next_snapshot, uploads) = Default::default();
+        Self { identity, store, snapshots, next_snapshot, uploads }
     }
 
     fn error(&self, operation: &'static str, key: &str, error: StoreError) -> Error {
@@ -169,7 +177,7 @@ fn path_of(key: &str) -> Option<Path> {
 fn kind_of(error: &StoreError) -> ErrorKind {
     match error {
         StoreError::NotFound { .. } | StoreError::InvalidPath { .. } => ErrorKind::NotFound,
-        StoreError::Precondition { .. } => ErrorKind::PreconditionFailed,
+        StoreError::Precondition { .. } | StoreError::AlreadyExists { .. } => ErrorKind::PreconditionFailed,
         StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => ErrorKind::Forbidden,
         StoreError::NotSupported { .. } | StoreError::NotImplemented { .. } => ErrorKind::Unsupported,
         StoreError::UnknownConfigurationKey { .. } => ErrorKind::Invalid,
@@ -177,6 +185,8 @@ fn kind_of(error: &StoreError) -> ErrorKind {
             Some(std::io::ErrorKind::PermissionDenied) => ErrorKind::Forbidden,
             // A key below what is a file there.
             Some(std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => ErrorKind::NotFound,
+            Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) => ErrorKind::NoSpace,
+            Some(std::io::ErrorKind::FileTooLarge) => ErrorKind::TooLarge,
             _ => ErrorKind::Transient,
         },
     }
@@ -213,20 +223,24 @@ impl Bucket for ObjectStoreBucket {
     }
 
     fn traits(&self) -> BucketTraits {
-        BucketTraits::default()
+        BucketTraits { conditional_writes: false, copy_ranges: false, ..BucketTraits::default() }
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectHead> {
         let path = self.path("head", key)?;
-        let meta = self.store.head(&path).await.map_err(|e| self.error("head", key.as_str(), e))?;
-        Ok(ObjectHead {
-            meta: to_meta(&meta),
+        let options = GetOptions { head: true, ..GetOptions::default() };
+        let reply = self.store.get_opts(&path, options).await;
+        let reply = reply.map_err(|e| self.error("head", key.as_str(), e))?;
+        let mut head = ObjectHead {
+            meta: to_meta(&reply.meta),
             content_type: None,
-            version_id: meta.version,
+            version_id: reply.meta.version.clone(),
             encryption: None,
             restored: false,
             user_metadata: Vec::new(),
-        })
+        };
+        write::describe(&mut head, &reply.attributes);
+        Ok(head)
     }
 
     async fn get(&self, request: GetRequest) -> Result<GetReply> {
@@ -276,6 +290,44 @@ impl Bucket for ObjectStoreBucket {
             (None, None) => {}
         }
         Ok(page)
+    }
+
+    async fn put(&self, request: PutRequest) -> Result<Written> {
+        self.put_object(request).await
+    }
+
+    async fn create_upload(&self, request: CreateUpload) -> Result<UploadId> {
+        self.begin_upload(request).await
+    }
+
+    async fn upload_part(&self, request: UploadPart) -> Result<Part> {
+        self.send_part(request).await
+    }
+
+    async fn complete_upload(&self, request: CompleteUpload) -> Result<Written> {
+        self.end_upload(&request).await
+    }
+
+    async fn abort_upload(&self, key: &ObjectKey, upload: &UploadId) -> Result<()> {
+        let aborted = self.uploads.abort(key, upload).await;
+        aborted.map_err(|e| self.error("abort upload", key.as_str(), e))
+    }
+
+    /// Those that were begun through this bucket; stores tell of no others.
+    async fn list_uploads(&self, prefix: &KeyPrefix, _: Option<UploadMarker>) -> Result<UploadPage> {
+        Ok(UploadPage { uploads: self.uploads.list(prefix), next: None })
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<()> {
+        self.remove(key).await
+    }
+
+    async fn delete_many(&self, keys: &[ObjectKey]) -> Result<Vec<(ObjectKey, Error)>> {
+        self.remove_many(keys).await
+    }
+
+    async fn copy(&self, request: CopyRequest) -> Result<Written> {
+        self.copy_object(&request).await
     }
 }
 

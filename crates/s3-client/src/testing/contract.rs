@@ -50,6 +50,8 @@ pub enum Skip {
     DirectoryKeys,
     /// It keeps neither content types nor metadata.
     Attributes,
+    /// Its copies have the attributes of their source.
+    CopyWithAttributes,
     /// It copies an object onto itself although that changes nothing.
     CopyOntoItself,
     /// It does not look at If-Match when it writes.
