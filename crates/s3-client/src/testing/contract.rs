@@ -66,6 +66,10 @@ pub enum Skip {
     CopyRangeChecks,
     /// Its parts have the numbers from 1 on without a gap, and each is sent once.
     PartNumbers,
+    /// It fails otherwise than by NoSuchUpload when asked for an upload that is no more.
+    GoneUploads,
+    /// It does not look at the ETags of the parts that are to make an object.
+    PartETags,
     /// It takes small parts that are not the last.
     SmallParts,
     /// It does not list the uploads under way.

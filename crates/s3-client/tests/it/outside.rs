@@ -10,9 +10,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use sluicefs_s3_client::testing::OutsideServer;
-use sluicefs_s3_client::testing::contract::{Objects, Skip, Subject, bucket_contract};
+use sluicefs_s3_client::testing::contract::{Objects, Skip, Subject, bucket_contract, write_contract};
 use sluicefs_s3_client::testing::outside;
-use sluicefs_s3_client::{AwsBucket, Bucket, ErrorKind, GetRequest, KeyPrefix, ListRequest, ObjectKey};
+use sluicefs_s3_client::{
+    AwsBucket, Bucket, ErrorKind, GetRequest, KeyPrefix, ListRequest, ObjectKey, UploadChecksums,
+};
 
 /// Keys that must arrive at the server as they are, whatever URLs, XML and signatures make of them. The contract's own list has
 /// more; these are the ones that servers with files or routes behind their keys can hold.
@@ -52,6 +54,53 @@ async fn keeps_contract(server: &Outside, skips: &[Skip]) {
         Subject::new(server.bucket(&name, &objects).await)
     };
     bucket_contract(make, skips).await;
+}
+
+#[tokio::test]
+async fn moto_is_written_to_by_the_contract() {
+    let Some(server) = Outside::moto() else { return };
+    // It does not look at the conditions of completions and copies, cuts ranges to copy, and fails with 500 where an upload is no more.
+    let skips = [
+        Skip::OddKeys,
+        Skip::CompleteConditions,
+        Skip::CopyConditions,
+        Skip::CopyRangeChecks,
+        Skip::CopyTargetConditions,
+        Skip::GoneUploads,
+    ];
+    keeps_write_contract(&server, UploadChecksums::Crc64Nvme, &skips).await;
+}
+
+#[tokio::test]
+async fn s3s_fs_is_written_to_by_the_contract() {
+    let Some(server) = Outside::s3s_fs() else { return };
+    // It wants parts numbered without a gap and does not look at their ETags, answers 403 where an upload is no more and lists none,
+    // copies an object onto itself, and looks at no conditions but those of a put.
+    let skips = [
+        Skip::OddKeys,
+        Skip::CompleteConditions,
+        Skip::CopyConditions,
+        Skip::CopyOntoItself,
+        Skip::CopyTargetConditions,
+        Skip::GoneUploads,
+        Skip::ListUploads,
+        Skip::PartETags,
+        Skip::PartNumbers,
+    ];
+    // A completed upload has the checksum of the object that it replaced.
+    keeps_write_contract(&server, UploadChecksums::Off, &skips).await;
+}
+
+async fn keeps_write_contract(server: &Outside, upload_checksums: UploadChecksums, skips: &[Skip]) {
+    let made = AtomicUsize::new(0);
+    let make = async |objects: Objects| {
+        let name = format!("writes-{}", made.fetch_add(1, Ordering::Relaxed));
+        server.bucket(&name, &objects).await;
+        let mut config = server.server.client_config();
+        config.write.upload_checksums = upload_checksums;
+        Subject::new(AwsBucket::connect(&name, &config).await.unwrap())
+    };
+    write_contract(make, skips).await;
 }
 
 #[tokio::test]
