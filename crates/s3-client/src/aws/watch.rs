@@ -77,8 +77,9 @@ impl Watch {
 
     fn end(&self) -> Result<(), AnswerFault> {
         let contains = |name: String| self.head.windows(name.len()).any(|w| w == name.as_bytes());
-        // An error in place of the answer is for the SDK to read.
-        let root = if contains("<Error>".to_owned()) { "Error" } else { self.root };
+        // An error in place of the answer is for the SDK to read. Those of single keys stand inside of it.
+        let is_error = !contains(format!("<{}", self.root)) && contains("<Error>".to_owned());
+        let root = if is_error { "Error" } else { self.root };
         let begun = contains(format!("<{root}"));
         let tail = self.tail.trim_ascii_end();
         let closed = tail.ends_with(format!("</{root}>").as_bytes()) || tail.ends_with(b"/>");
@@ -268,6 +269,9 @@ mod tests {
     fn an_answer_of_another_kind_is_told() {
         assert_eq!(judge(b"<Error><Code>InternalError</Code></Error>"), Ok(()));
         assert_eq!(judge(b"<Error><Code>InternalError</Co"), Err(AnswerFault::Cut(ROOT)));
+        let inside = b"<ListBucketResult><Error><Code>AccessDenied</Code></Error></ListBucketResult>";
+        assert_eq!(judge(inside), Ok(()));
+        assert_eq!(judge(&inside[..60]), Err(AnswerFault::Cut(ROOT)));
         assert_eq!(judge(b"<CopyObjectResult></CopyObjectResult>"), Err(AnswerFault::NotXml(ROOT)));
         let spaces = " \n".repeat(5000);
         let waited = format!("<?xml version=\"1.0\"?>{spaces}<ListBucketResult>{spaces}</ListBucketResult>");

@@ -17,3 +17,4 @@ mod outside;
 mod tls;
 mod wire;
 mod write_faults;
+mod write_wire;
