@@ -183,7 +183,13 @@ impl Shared {
 
     /// The object as it is, with its checksum; `None` if there is none.
     async fn find(&self, key: &ObjectKey) -> Result<Option<Found>> {
-        let found = self.repeat("head", key.as_str(), || self.inner.head_with_checksum(key)).await;
+        let found = match self.repeat("head", key.as_str(), || self.inner.head_with_checksum(key)).await {
+            // The checksum takes a permission more than the rest, and some servers do not know it.
+            Err(error) if WITHOUT_CHECKSUM.contains(&error.kind()) => {
+                self.repeat("head", key.as_str(), || self.inner.head(key)).await.map(|head| (head, None))
+            }
+            found => found,
+        };
         match found {
             Ok(found) => Ok(Some(found)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -289,3 +295,6 @@ impl Attempts<'_> {
         Written { etag: head.meta.etag, version_id: head.version_id }
     }
 }
+
+/// Errors after which an object is described without its checksum.
+const WITHOUT_CHECKSUM: [ErrorKind; 3] = [ErrorKind::Forbidden, ErrorKind::Invalid, ErrorKind::Unsupported];

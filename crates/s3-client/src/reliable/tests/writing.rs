@@ -120,6 +120,20 @@ async fn a_conditional_put_whose_answer_was_lost_is_known_as_done() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_checksums_may_not_be_read_the_md5_must_do() {
+    for (etags, known) in [(ETags::Md5, true), (ETags::Opaque, false)] {
+        let no_checksum = once(Operation::Head, error(ErrorKind::Forbidden));
+        let w = world(etags, [once(Operation::Put, Fault::AnswerLost), no_checksum]);
+        let result = w.bucket.put(put("new", WriteCondition::Absent)).await;
+        assert_eq!(
+            result.map(drop).map_err(|e| e.kind()),
+            if known { Ok(()) } else { Err(ErrorKind::PreconditionFailed) }
+        );
+        assert_eq!(w.requests(Operation::Head), 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_conditional_put_that_another_writer_forestalled_fails() {
     // The first attempt was not done; the second finds what somebody else wrote since.
     for fault in [failure(), Fault::BodyBreaks(1)] {
