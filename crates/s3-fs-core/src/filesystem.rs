@@ -14,9 +14,8 @@ use crate::attr::{Attr, DirEntry, DirMode, Entry, FileKind, HandleId, InodeNo, O
 use crate::config::{FsConfig, InvalidConfig};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::HandleTable;
-use crate::inode::table::Change;
 use crate::kernel::{Destination, Kernel};
-use crate::open_file::{FileHandle, OpenFiles};
+use crate::open_file::{FileHandle, OpenFiles, Pin};
 use crate::path::NAME_MAX_BYTES;
 use crate::read::{ReadData, ReadEngine, ReadStats};
 use crate::readdir::DirHandle;
@@ -135,8 +134,7 @@ impl FileSystem {
     /// the first time is fetched on condition that it is what was seen.
     ///
     /// # Errors
-    /// `Stale` if the name has another number by now, or its length is another than was told last: look it up again, as the kernel does
-    /// by itself. `IsADirectory`, `NotFound`, `AccessDenied`, `Io`.
+    /// `Stale` if the name has another number by now: look it up again, as the kernel does by itself. `IsADirectory`, `NotFound`, `AccessDenied`, `Io`.
     pub async fn open(&self, ino: InodeNo) -> Result<OpenedFile> {
         let (reader, keep_cache) = self.open_reader(ino).await?;
         let handle = self.open_files.insert(Handle { reader, writer: None });
@@ -147,9 +145,8 @@ impl FileSystem {
         let key = self.tree.key("open", ino)?;
         let is_fresh = self.tree.is_fresh(ino);
         let may_be_cached = self.config.revalidate_on_open && self.files.was_delivered(ino);
-        // With another length, it would read as many bytes as it believes there are.
-        if (!is_fresh || may_be_cached) && self.tree.refresh("open", ino).await? == Change::NewLength {
-            return Err(Error::new(ErrorKind::Stale, "open").with_name(key.as_str()));
+        if !is_fresh || may_be_cached {
+            self.tree.refresh("open", ino).await?;
         }
         let current = self.tree.table.current("open", ino)?;
         let meta = current.meta.ok_or_else(|| Error::new(ErrorKind::IsADirectory, "open"))?;
@@ -186,20 +183,25 @@ impl FileSystem {
             return draft.read(range).await;
         }
         let kernel = self.kernel.get().map(|kernel| &**kernel);
-        let read = match reader.read(range, to, kernel).await {
+        let pin = reader.pin()?;
+        let read = match reader.read(&pin, range, to, kernel).await {
             Err(error) if matches!(error.kind(), ErrorKind::Stale | ErrorKind::NotFound) => {
-                self.find_new_version(reader, error).await?;
-                reader.read(range, to, kernel).await
+                self.find_new_version(reader, &pin, error).await?;
+                reader.read(&reader.pin()?, range, to, kernel).await
             }
             done => done,
         };
         read?.ok_or_else(|| reader.stale())
     }
 
-    /// The object changed under the reader: takes note of the new version; an error if the reader must not go on with that.
-    async fn find_new_version(&self, handle: &FileHandle, error: Error) -> Result<()> {
-        match self.tree.refresh("read", handle.ino).await {
-            Ok(_) if handle.may_move_on() => Ok(()),
+    /// The object changed under a read of the version of `pin`: takes note of the new one; an error if the reader must not go on with that.
+    async fn find_new_version(&self, handle: &FileHandle, pin: &Pin, error: Error) -> Result<()> {
+        if !handle.is_current(pin) && pin.may_move_on() {
+            // Another read has found it already.
+            return Ok(());
+        }
+        match self.tree.move_on(handle.ino).await {
+            Ok(true) if pin.may_move_on() => Ok(()),
             Ok(_) if error.kind() == ErrorKind::Stale => Err(error),
             Ok(_) => Err(handle.stale()),
             Err(gone) if gone.kind() == ErrorKind::NotFound => Err(handle.stale()),

@@ -36,6 +36,8 @@ pub(crate) struct Inode {
     pub(crate) children: u32,
     /// Its name has another number by now: this one belongs to who has it open, and is of the version that they read.
     pub(crate) is_replaced: bool,
+    /// That is because the store had another version: handles that had no byte of this one may read that.
+    pub(crate) is_outdated: bool,
     /// Until when what is known of it may be told without asking again.
     pub(crate) valid_until: Instant,
     /// What it is.
@@ -88,9 +90,12 @@ pub(crate) enum Node {
 ///
 /// The table asks while it is locked: an answer and what the table makes of it are one step.
 pub(crate) trait Versions: std::fmt::Debug + Send + Sync {
-    /// The object of `ino` was seen as `seen`: whether the inode may have that version under its number. If so, handles that had no
-    /// byte move on to it.
+    /// The object of `ino` was seen as `seen`, of the same length: whether the inode may have that version under its number. If so,
+    /// handles that had no byte move on to it.
     fn follow(&self, ino: InodeNo, seen: &ObjectMeta) -> Follow;
+
+    /// A read found the object of `ino` as `seen`, perhaps of another length: whether its handles go on with that.
+    fn move_on(&self, ino: InodeNo, seen: &ObjectMeta) -> bool;
 
     /// The version `written` of `ino` was written through this mount.
     fn commit(&self, ino: InodeNo, written: &ObjectMeta);

@@ -30,7 +30,7 @@ struct Pinned {
     delivered: AtomicBool,
     /// The kernel may have bytes of the file that are not of this version, or that it wrote itself.
     follows_delivered: bool,
-    /// Somebody opened an older version, had no byte of it, and reads this one.
+    /// Handles moved on to it from an older version, of which nobody had a byte.
     moved: Option<Moved>,
     /// This mount made it of the version before, or moved it: the kernel saw every byte change, and handles go on with it.
     written_here: bool,
@@ -56,8 +56,15 @@ pub(crate) struct OpenFiles {
 pub(crate) struct FileHandle {
     pub(crate) ino: InodeNo,
     file: Arc<Shared>,
-    pin: Mutex<(Arc<Pinned>, Arc<OpenObject>)>,
+    pin: Mutex<Pin>,
     engine: Arc<ReadEngine>,
+}
+
+/// The version that a read is of.
+#[derive(Debug, Clone)]
+pub(crate) struct Pin {
+    pinned: Arc<Pinned>,
+    object: Arc<OpenObject>,
 }
 
 impl OpenFiles {
@@ -80,7 +87,7 @@ impl OpenFiles {
         };
         let object = pinned.open(&self.engine);
         let engine = Arc::clone(&self.engine);
-        (FileHandle { ino, file, pin: Mutex::new((pinned, object)), engine }, keep_cache)
+        (FileHandle { ino, file, pin: Mutex::new(Pin { pinned, object }), engine }, keep_cache)
     }
 
     /// Whether the kernel may hold pages of the file: then only the store can tell whether they are still right.
@@ -97,19 +104,21 @@ impl OpenFiles {
 
     /// Whether a handle of the file is open.
     pub(crate) fn is_open(&self, ino: InodeNo) -> bool {
-        self.files.lock().get(&ino).is_some_and(is_open)
+        // Each handle holds the file, as the map does, and nobody else.
+        self.files.lock().get(&ino).is_some_and(|file| Arc::strong_count(file) > 1)
     }
-}
-
-/// Whether somebody has a file of the map open: each handle holds it, as the map does, and nobody else.
-fn is_open(file: &Arc<Shared>) -> bool {
-    Arc::strong_count(file) > 1
 }
 
 impl Versions for OpenFiles {
     fn follow(&self, ino: InodeNo, seen: &ObjectMeta) -> Follow {
-        let files = self.files.lock();
-        files.get(&ino).map_or(Follow::Free, |file| file.follow(seen, is_open(file)))
+        self.files.lock().get(&ino).map_or(Follow::Free, |file| file.follow(seen))
+    }
+
+    fn move_on(&self, ino: InodeNo, seen: &ObjectMeta) -> bool {
+        self.files.lock().get(&ino).is_some_and(|file| match file.follow(seen) {
+            Follow::Same | Follow::Free => true,
+            Follow::Parts => false,
+        })
     }
 
     fn commit(&self, ino: InodeNo, written: &ObjectMeta) {
@@ -133,7 +142,7 @@ impl Shared {
     }
 
     /// Moves on to the version `seen`, unless the kernel has bytes of another one.
-    fn follow(&self, seen: &ObjectMeta, is_open: bool) -> Follow {
+    fn follow(&self, seen: &ObjectMeta) -> Follow {
         let mut current = self.current.lock();
         if current.is_of(seen) {
             return Follow::Same;
@@ -141,8 +150,12 @@ impl Shared {
         if current.follows_delivered || current.delivered.load(Ordering::Acquire) {
             return Follow::Parts;
         }
-        // Who opens the file after this has looked it up after this, and the kernel knows what it opens.
-        let moved = is_open.then(|| Moved::new(seen.size, current.meta.size, current.moved.as_ref()));
+        let earlier = current.moved.as_ref().map_or(current.meta.size, Moved::earlier);
+        if earlier != current.meta.size && seen.size != current.meta.size {
+            // The kernel may still be about to take in the second of three lengths.
+            return Follow::Parts;
+        }
+        let moved = Some(Moved::new(seen.size, earlier));
         let key = current.version.key().clone();
         *current = Arc::new(Pinned { moved, ..Pinned::new(key, seen.clone()) });
         Follow::Free
@@ -205,29 +218,29 @@ impl Pinned {
 }
 
 impl FileHandle {
-    /// Reads from the version this handle is pinned to; `None` if the kernel must ask again, which it does by itself where it can.
+    /// Reads from the version of `pin`; `None` if the kernel must ask again, which it does by itself where it can.
     ///
     /// # Errors
-    /// `Stale` if the object has changed: see [`FileHandle::may_move_on`]. `NotFound` if it is gone, `AccessDenied`, `Archived`, `Io`.
+    /// `Stale` if the object has changed: see [`Pin::may_move_on`]. `NotFound` if it is gone, `AccessDenied`, `Archived`, `Io`.
     pub(crate) async fn read(
         &self,
+        Pin { pinned, object }: &Pin,
         range: ByteRange,
         destination: Destination,
         kernel: Option<&dyn Kernel>,
     ) -> Result<Option<ReadData>> {
-        let (pinned, object) = self.pinned()?;
         if let (Some(moved), Some(kernel)) = (&pinned.moved, kernel)
             && !moved.admits(kernel, self.ino, range, destination).await
         {
             return Ok(None);
         }
         let data = object.read(range).await?;
-        if self.file.deliver(&pinned) { Ok(Some(data)) } else { Err(self.stale()) }
+        if self.file.deliver(pinned) { Ok(Some(data)) } else { Err(self.stale()) }
     }
 
-    /// Whether no byte of the pinned version was delivered, so that a changed object may be read in its new version.
-    pub(crate) fn may_move_on(&self) -> bool {
-        !self.pin.lock().0.delivered.load(Ordering::Acquire)
+    /// Whether the file is still of the version of `pin`, as far as is known.
+    pub(crate) fn is_current(&self, pin: &Pin) -> bool {
+        Arc::ptr_eq(&self.file.current(), &pin.pinned)
     }
 
     /// The error of a read that would mix two versions.
@@ -236,16 +249,26 @@ impl FileHandle {
     }
 
     /// The version to read: the current one, if this handle is of it or may move on to it.
-    fn pinned(&self) -> Result<(Arc<Pinned>, Arc<OpenObject>)> {
+    ///
+    /// # Errors
+    /// `Stale` if bytes of its version were delivered, and the file has another one by now.
+    pub(crate) fn pin(&self) -> Result<Pin> {
         let current = self.file.current();
         let mut pin = self.pin.lock();
-        if !Arc::ptr_eq(&pin.0, &current) {
-            if pin.0.delivered.load(Ordering::Acquire) && !current.written_here {
+        if !Arc::ptr_eq(&pin.pinned, &current) {
+            if pin.pinned.delivered.load(Ordering::Acquire) && !current.written_here {
                 return Err(self.stale());
             }
             let object = current.open(&self.engine);
-            *pin = (current, object);
+            *pin = Pin { pinned: current, object };
         }
         Ok(pin.clone())
+    }
+}
+
+impl Pin {
+    /// Whether no byte of the version was delivered, so that a changed object may be read in its new version.
+    pub(crate) fn may_move_on(&self) -> bool {
+        !self.pinned.delivered.load(Ordering::Acquire)
     }
 }

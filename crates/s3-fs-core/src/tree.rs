@@ -232,10 +232,25 @@ impl Tree {
         if self.table.known(operation, ino)?.is_replaced {
             return Ok(Change::Replaced);
         }
+        let (at, meta) = self.head(operation, ino).await?;
+        Ok(self.take(ino, &meta, at))
+    }
+
+    /// Asks the store for the file `ino`, of which a read found that it is another version; returns whether its handles go on with that.
+    pub(crate) async fn move_on(&self, ino: InodeNo) -> Result<bool> {
+        if !self.table.known("read", ino)?.may_move_on {
+            return Ok(false);
+        }
+        let (at, meta) = self.head("read", ino).await?;
+        Ok(self.table.move_on(ino, &meta, at + self.ttl))
+    }
+
+    /// What the store has under the name of the file `ino`, and when it was asked.
+    async fn head(&self, operation: &'static str, ino: InodeNo) -> Result<(Instant, ObjectMeta)> {
         let key = self.key(operation, ino)?;
         let at = Instant::now();
         match self.bucket.head(&key).await {
-            Ok(head) => Ok(self.take(ino, &head.meta, at)),
+            Ok(head) => Ok((at, head.meta)),
             Err(error) => {
                 self.table.expire(ino, at);
                 Err(Error::from_store(operation, error).with_name(key.as_str()))

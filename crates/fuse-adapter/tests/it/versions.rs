@@ -1,11 +1,12 @@
 //! Objects that are replaced while somebody reads them: never a byte of two versions.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use rustix::io::Errno;
 use sluicefs_core::{FsConfig, Ttl};
@@ -154,5 +155,73 @@ fn a_reader_never_gets_two_versions() {
                 assert_eq!(error.raw_os_error(), Some(Errno::STALE.raw_os_error()), "{offset}")
             }
         }
+    }
+}
+
+/// The versions of an object that is replaced all the time: each byte tells its version, and so does the length.
+fn numbered(n: u8) -> Vec<u8> {
+    let len = [70_000, 5, 4096, 1_200_000, 8191, 70_001][usize::from(n) % 6];
+    vec![n; len]
+}
+
+/// Checks what one reader got: all of one version, or a part of one before an error.
+fn check_numbered(read: &[u8], result: io::Result<usize>) {
+    let Some(&n) = read.first() else { return };
+    let expected = numbered(n);
+    assert!(n > 0 && read.len() <= expected.len(), "{} bytes of version {n}", read.len());
+    if let Some(at) = read.iter().position(|byte| *byte != n) {
+        panic!("byte {} at {at} of {} in version {n} of {} bytes", read[at], read.len(), expected.len());
+    }
+    match result {
+        Ok(_) => assert_eq!(read.len(), expected.len(), "version {n} ends early"),
+        Err(error) => assert_eq!(Errno::from_io_error(&error), Some(Errno::STALE)),
+    }
+}
+
+#[test]
+fn readers_of_an_object_that_is_replaced_all_the_time_get_one_version_each() {
+    for config in [doubtful(), FsConfig::default(), believing()] {
+        let store = bucket(&[]);
+        store.put("file", numbered(1));
+        let mount = TestMount::new(Arc::new(store.clone()), config);
+        let path = mount.join("file");
+        let whole = AtomicU32::new(0);
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for reader in 0..6 {
+                let (path, whole, is_over) = (&path, &whole, &is_over);
+                scope.spawn(move || {
+                    while !is_over.load(Ordering::Relaxed) {
+                        // Replaced twice between a look-up and its open, it is ESTALE.
+                        let Ok(mut file) = File::open(path) else { continue };
+                        if reader % 3 == 1 {
+                            file.metadata().unwrap();
+                            std::thread::yield_now();
+                        }
+                        let mut read = Vec::new();
+                        let result = match reader % 3 {
+                            0 => file.read_to_end(&mut read),
+                            _ => BufReader::with_capacity(10_000, file).read_to_end(&mut read),
+                        };
+                        whole.fetch_add(u32::from(result.is_ok()), Ordering::Relaxed);
+                        check_numbered(&read, result);
+                    }
+                });
+            }
+            for n in (2..=255).chain(2..=255) {
+                store.put("file", numbered(n));
+                // Until somebody has seen it, or nobody can.
+                let seen = whole.load(Ordering::Relaxed);
+                for _ in 0..100 {
+                    if whole.load(Ordering::Relaxed) > seen {
+                        break;
+                    }
+                    std::thread::yield_now();
+                }
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
+        assert!(whole.load(Ordering::Relaxed) > 100, "the readers got {whole:?} whole versions");
+        assert_eq!(fs::read(&path).unwrap(), numbered(255));
     }
 }

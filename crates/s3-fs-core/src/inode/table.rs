@@ -2,7 +2,8 @@
 //!
 //! A number is a hash of the parent's number, the name and the kind, so that a name keeps its number after the kernel forgot it
 //! and a file that becomes a directory gets another, without remembering either. The kernel keeps pages by number: a file that was
-//! replaced from outside while it has bytes of it gets a further number, and the old one stays with those who read the old version.
+//! replaced from outside while it has bytes of it, or with another length, gets a further number, and the old one stays with those who
+//! opened the old version.
 
 mod changes;
 
@@ -66,6 +67,8 @@ pub(crate) struct Known {
     pub(crate) meta: Option<ObjectMeta>,
     /// The name has another number by now; this is what its former owner was.
     pub(crate) is_replaced: bool,
+    /// Handles that had no byte of it may read what the store has.
+    pub(crate) may_move_on: bool,
     /// It is being written by this mount.
     pub(crate) is_written: bool,
 }
@@ -75,10 +78,8 @@ pub(crate) struct Known {
 pub(crate) enum Change {
     /// The inode is new, or as it was.
     None,
-    /// The file has another version than the one known before, of the same length.
+    /// The file has another version than the one known before.
     NewVersion,
-    /// The file has another version of another length, of which the kernel does not know yet.
-    NewLength,
     /// The name has another version, and another number with it: this inode stays as it was, for those who have it open.
     Replaced,
     /// Nothing: it was seen before what is known.
@@ -117,6 +118,7 @@ impl InodeTable {
             name: inode.name.clone(),
             meta,
             is_replaced: inode.is_replaced,
+            may_move_on: inode.may_move_on(),
             is_written: inode.written.is_some(),
         })
     }
@@ -237,6 +239,26 @@ impl InodeTable {
             self.renumber(&mut state, (parent, &name), meta, valid_until);
         }
         change
+    }
+
+    /// A read found the file `ino` as `meta`: whether its handles go on with that, under its number. If not, its name gets another one.
+    pub(crate) fn move_on(&self, ino: InodeNo, meta: &ObjectMeta, valid_until: Instant) -> bool {
+        let mut state = self.state.write();
+        let Some(inode) = state.inodes.get_mut(&ino).filter(|inode| inode.may_move_on()) else {
+            return false;
+        };
+        if self.versions.move_on(ino, meta) {
+            inode.node = Node::File(meta.clone());
+            inode.valid_until = inode.valid_until.max(valid_until);
+            return true;
+        }
+        if !inode.is_replaced {
+            inode.is_replaced = true;
+            inode.is_outdated = true;
+            let (parent, name) = (inode.parent, inode.name.clone());
+            self.renumber(&mut state, (parent, &name), meta, valid_until);
+        }
+        false
     }
 
     /// The file `ino` has the version `meta` from now on, as it was written through it: it keeps its number, and its name stands for it.
@@ -387,11 +409,17 @@ impl Inode {
             lookups: 0,
             children: 0,
             is_replaced: false,
+            is_outdated: false,
             valid_until,
             node,
             written: None,
             given: None,
         })
+    }
+
+    /// Whether handles that had no byte of it may read what the store has under its name.
+    fn may_move_on(&self) -> bool {
+        self.written.is_none() && (!self.is_replaced || self.is_outdated)
     }
 
     /// Takes the store's word on the inode `ino`, the file `seen` or a directory, unless its name needs another number for that.
@@ -408,12 +436,15 @@ impl Inode {
         }
         let mut change = Change::None;
         if let (Node::File(known), Some(seen)) = (&mut self.node, seen) {
-            change = match versions.follow(ino, seen) {
+            // When the length of an inode changes, the kernel cuts off pages and drops them, at a time of its own: bytes that were read
+            // since may turn into zeros. So a number stands for one length, except where a read is under way.
+            let follow = if known.size == seen.size { versions.follow(ino, seen) } else { Follow::Parts };
+            change = match follow {
                 Follow::Parts => {
                     self.is_replaced = true;
+                    self.is_outdated = true;
                     return Change::Replaced;
                 }
-                Follow::Free if known.size != seen.size => Change::NewLength,
                 Follow::Free if !is_same_version(known, seen) => Change::NewVersion,
                 Follow::Free | Follow::Same => Change::None,
             };

@@ -23,24 +23,21 @@ use crate::kernel::{Destination, Kernel};
 pub(super) struct Moved {
     /// The length of this version.
     size: u64,
-    /// The lengths that the kernel may take the file for.
-    shortest: u64,
-    longest: u64,
+    /// The length that was opened, which the kernel may believe.
+    earlier: u64,
     told: OnceCell<()>,
     end_was_refused: AtomicBool,
 }
 
 impl Moved {
-    /// To a version of `size` bytes, from one of `earlier` bytes, which perhaps was moved on to itself.
-    pub(super) fn new(size: u64, earlier: u64, before: Option<&Self>) -> Self {
-        let (shortest, longest) = before.map_or((earlier, earlier), |b| (b.shortest, b.longest));
-        Self {
-            size,
-            shortest: shortest.min(size),
-            longest: longest.max(size),
-            told: OnceCell::new(),
-            end_was_refused: AtomicBool::new(false),
-        }
+    /// To a version of `size` bytes, after one of `earlier` bytes was opened.
+    pub(super) fn new(size: u64, earlier: u64) -> Self {
+        Self { size, earlier, told: OnceCell::new(), end_was_refused: AtomicBool::new(false) }
+    }
+
+    /// The length that was opened.
+    pub(super) fn earlier(&self) -> u64 {
+        self.earlier
     }
 
     /// Waits until the kernel doubts what it believes of `ino`; whether it may then have the bytes of `range`, fewer at the end.
@@ -53,7 +50,7 @@ impl Moved {
     ) -> bool {
         let tell = || async { if kernel.doubt_attributes(ino).await { Ok(()) } else { Err(()) } };
         let is_told = self.told.get_or_try_init(tell).await.is_ok();
-        if self.shortest == self.longest {
+        if self.size == self.earlier {
             // Only the time is another: that does not spoil any byte.
             return true;
         }
@@ -62,7 +59,7 @@ impl Moved {
 
     /// Whether the kernel fills none of the pages of `range` with zeros.
     fn keeps_zeros_out(&self, kernel: &dyn Kernel, range: ByteRange) -> bool {
-        if self.size == self.longest || range.end <= self.size {
+        if self.earlier < self.size || range.end <= self.size {
             return true;
         }
         // An empty reply would make the kernel end the file at the beginning of the request.
@@ -110,8 +107,8 @@ mod tests {
 
     #[test]
     fn a_version_that_is_no_shorter_is_read_once_the_kernel_doubts_what_it_knows() {
-        for size in [100, 150] {
-            let (moved, kernel) = (Moved::new(size, 100, None), kernel());
+        for earlier in [100, 50] {
+            let (moved, kernel) = (Moved::new(100, earlier), kernel());
             for range in [0..64, 64..256, 256..300] {
                 assert!(admits(&moved, &kernel, Destination::Pages, range));
             }
@@ -121,7 +118,7 @@ mod tests {
 
     #[test]
     fn the_first_request_for_the_end_of_a_shorter_version_is_refused_and_all_behind_it() {
-        let (moved, kernel) = (Moved::new(100, 1000, None), kernel());
+        let (moved, kernel) = (Moved::new(100, 1000), kernel());
         for (range, expected) in [
             (0..64, true),
             (101..200, false),
@@ -137,7 +134,7 @@ mod tests {
 
     #[test]
     fn who_reads_into_memory_of_their_own_gets_what_there_is() {
-        let (moved, kernel) = (Moved::new(100, 1000, None), kernel());
+        let (moved, kernel) = (Moved::new(100, 1000), kernel());
         for range in [64..128, 200..300] {
             assert!(admits(&moved, &kernel, Destination::Reader, range));
         }
@@ -145,31 +142,18 @@ mod tests {
     }
 
     #[test]
-    fn every_length_since_the_first_byte_was_asked_for_counts() {
-        let first = Moved::new(100, 1000, None);
-        let second = Moved::new(500, 100, Some(&first));
-        assert!(
-            !admits(&second, &kernel(), Destination::Pages, 400..600),
-            "the kernel may still believe 1000"
-        );
-        let back = Moved::new(1000, 500, Some(&second));
-        let deaf = Fake { hears: false, ..kernel() };
-        assert!(!admits(&back, &deaf, Destination::Pages, 0..64), "it may believe 100");
-    }
-
-    #[test]
     fn a_kernel_that_cannot_be_told_gets_nothing_of_another_length() {
         let deaf = Fake { hears: false, ..kernel() };
-        for (size, expected) in [(100, true), (50, false), (150, false)] {
-            let moved = Moved::new(size, 100, None);
-            assert_eq!(admits(&moved, &deaf, Destination::Pages, 0..10), expected, "{size}");
+        for (believed, expected) in [(100, true), (50, false), (200, false)] {
+            let moved = Moved::new(100, believed);
+            assert_eq!(admits(&moved, &deaf, Destination::Pages, 0..10), expected, "{believed:?}");
         }
     }
 
     #[test]
     fn a_kernel_that_does_not_cut_files_gets_no_end_of_a_shorter_version() {
         let kernel = Fake { cuts: false, ..kernel() };
-        let moved = Moved::new(100, 1000, None);
+        let moved = Moved::new(100, 1000);
         assert!(admits(&moved, &kernel, Destination::Pages, 0..100));
         for _ in 0..3 {
             assert!(!admits(&moved, &kernel, Destination::Pages, 64..128));

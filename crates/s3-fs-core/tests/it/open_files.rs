@@ -235,16 +235,49 @@ async fn without_a_kernel_an_object_of_another_length_is_read_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_object_whose_length_changed_before_an_open_must_be_looked_up_again() {
+async fn an_object_whose_length_changed_before_an_open_has_another_number() {
     let bucket = Recorder::new(&["a"]);
     let fs = bucket.mount();
     let ino = walk(&fs, "a").await.unwrap().attr.ino;
     bucket.store.put("a", "longer");
     tokio::time::advance(PAST_TTL).await;
     assert_eq!(fs.open(ino).await.unwrap_err().kind(), ErrorKind::Stale);
-    assert_eq!(walk(&fs, "a").await.unwrap().attr.size, 6);
-    let handle = fs.open(ino).await.unwrap().handle;
+    let longer = walk(&fs, "a").await.unwrap().attr;
+    assert_eq!(longer.size, 6);
+    assert_ne!(longer.ino, ino, "the kernel cuts and drops pages when the length of a number changes");
+    let handle = fs.open(longer.ino).await.unwrap().handle;
     assert_eq!(content(&fs, handle).await.unwrap(), "longer");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_opened_an_object_and_read_nothing_reads_what_a_look_up_found_since() {
+    for text in ["b", "longer"] {
+        let bucket = Recorder::new(&["a"]);
+        let fs = bucket.mount();
+        let told = Told::of(&fs);
+        let ino = walk(&fs, "a").await.unwrap().attr.ino;
+        let handle = fs.open(ino).await.unwrap().handle;
+        bucket.store.put("a", text);
+        tokio::time::advance(PAST_TTL).await;
+        assert_eq!(walk(&fs, "a").await.unwrap().attr.size, text.len() as u64);
+        assert_eq!(content(&fs, handle).await.unwrap(), text);
+        assert_eq!(fs.getattr(ino).await.unwrap().attr.size, text.len() as u64, "fstat");
+        assert_eq!(*told.0.lock(), [ino]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_third_length_before_the_first_byte_is_stale() {
+    let bucket = Recorder::new(&["first"]);
+    let fs = bucket.mount();
+    let _told = Told::of(&fs);
+    let ino = walk(&fs, "first").await.unwrap().attr.ino;
+    let handle = fs.open(ino).await.unwrap().handle;
+    bucket.store.put("first", "2nd");
+    assert_eq!(content(&fs, handle).await.unwrap_err().kind(), ErrorKind::Stale, "its end is refused once");
+    bucket.store.put("first", "number three");
+    assert_eq!(content(&fs, handle).await.unwrap_err().kind(), ErrorKind::Stale);
+    assert_ne!(walk(&fs, "first").await.unwrap().attr.ino, ino);
 }
 
 /// A kernel that notes which inodes it was told of, as one that cuts files at short replies.

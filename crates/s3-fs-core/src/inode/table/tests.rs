@@ -21,6 +21,10 @@ impl Versions for Delivered {
         }
     }
 
+    fn move_on(&self, ino: InodeNo, _seen: &ObjectMeta) -> bool {
+        !self.etags.lock().contains_key(&ino)
+    }
+
     fn commit(&self, ino: InodeNo, written: &ObjectMeta) {
         self.etags.lock().insert(ino, written.etag.clone().unwrap());
     }
@@ -140,4 +144,32 @@ async fn forgotten_numbers_are_forgotten_by_all() {
     assert_eq!(*subject.kernel.forgotten.lock(), [old, new]);
     assert_eq!(subject.table.len(), 1);
     assert_eq!(subject.number(), new, "the name keeps it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_length_gets_another_number_unless_a_read_found_it() {
+    let longer = ObjectMeta { size: 2, ..version("2") };
+    for found_by_a_read in [false, true] {
+        let mut subject = Subject::new();
+        let ino = subject.lookup("1");
+        subject.now += Duration::from_secs(1);
+        if found_by_a_read {
+            assert!(subject.table.move_on(ino, &longer, subject.now));
+            assert_eq!(subject.number(), ino);
+        } else {
+            assert_eq!(subject.table.refresh(ino, &longer, subject.now), Change::Replaced);
+            assert_ne!(subject.number(), ino);
+            // Who opened the old number and read nothing still gets what there is.
+            assert!(subject.table.move_on(ino, &longer, subject.now));
+        }
+        assert_eq!(subject.table.known("test", ino).unwrap().attr.size, 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removed_file_does_not_become_what_comes_after_it() {
+    let mut subject = Subject::new();
+    let ino = subject.lookup("1");
+    subject.table.remove(ino);
+    assert!(!subject.table.move_on(ino, &version("2"), subject.now));
 }
