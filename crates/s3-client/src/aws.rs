@@ -1,6 +1,6 @@
 //! A bucket at Amazon S3 or a service like it, through aws-sdk-s3: one request per call.
 //!
-//! The SDK signs, addresses and parses; its retries are off. A GET takes a shorter way, see `lean`. What a request may still be sent
+//! The SDK signs, addresses and parses; its retries are off. GET and HEAD take a shorter way, see `lean`. What a request may still be sent
 //! again for is what only this layer can mend, once each: the bucket turned out to live in another region (the client is rebuilt and
 //! kept), the credentials ran out (they are fetched anew), or the server refuses the header that asks for checksums. Everything else is
 //! [`ReliableBucket`](crate::ReliableBucket)'s.
@@ -34,8 +34,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use aws_credential_types::Credentials;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::get_object::GetObject;
+use aws_sdk_s3::operation::head_object::HeadObject;
 use aws_sdk_s3::types::RequestPayer;
 use aws_smithy_async::time::TimeSource;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
@@ -56,7 +59,7 @@ use crate::key::{KeyPrefix, ObjectKey};
 use classify::Signed;
 use client::{ClientTemplate, Patience};
 use clock::ServerClock;
-use lean::LeanGet;
+use lean::Lean;
 use stored::StoredWith;
 
 /// One bucket at Amazon S3 or a service like it.
@@ -115,8 +118,9 @@ struct Connection {
     /// For requests that the server works on for long.
     finishing: Client,
     region: Arc<str>,
-    /// Learnt from the client before the first GET.
-    lean_get: OnceCell<Option<LeanGet>>,
+    /// Learnt from the client before the first of each.
+    lean_get: OnceCell<Option<Lean<GetObject>>>,
+    lean_head: OnceCell<Option<Lean<HeadObject>>>,
 }
 
 impl Connection {
@@ -127,6 +131,7 @@ impl Connection {
             finishing: template.client(region, Patience::Finish),
             region: Arc::from(region),
             lean_get: OnceCell::new(),
+            lean_head: OnceCell::new(),
         }
     }
 }
@@ -140,6 +145,10 @@ struct Session {
 impl Session {
     fn new(connection: &Arc<Connection>, credentials: Option<Arc<Held>>) -> Self {
         Self { connection: Arc::clone(connection), credentials }
+    }
+
+    fn keys(&self) -> Option<&Credentials> {
+        self.credentials.as_ref().map(|held| &held.credentials)
     }
 }
 

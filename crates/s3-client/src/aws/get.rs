@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
-use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::get_object::builders::GetObjectFluentBuilder;
+use aws_sdk_s3::operation::get_object::{GetObject, GetObjectOutput};
 use aws_smithy_async::time::TimeSource;
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::interceptors::context::{
@@ -14,28 +14,11 @@ use aws_smithy_runtime_api::client::interceptors::context::{
 
 use super::body::{Body, Subject, Verifier};
 use super::head::{storage_class, timestamp};
-use super::lean::LeanGet;
+use super::lean::{ChecksumMode, Lean, Wanted};
 use super::{AwsBucket, Sent, Session};
 use crate::bucket::{GetReply, GetRequest, ObjectMeta};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{ByteRange, ETag};
-
-/// Whether to ask for the stored checksum.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ChecksumMode {
-    Ask,
-    /// For ranges, whose bytes no stored checksum covers, and for servers that refuse the header.
-    Omit,
-}
-
-/// What one GET asks for, in the words of its headers.
-#[derive(Debug)]
-pub(super) struct Wanted<'a> {
-    pub(super) key: &'a str,
-    pub(super) range: Option<String>,
-    pub(super) if_match: Option<String>,
-    pub(super) mode: ChecksumMode,
-}
 
 impl AwsBucket {
     pub(super) async fn get_once(&self, session: &Session, request: &GetRequest) -> Result<GetReply> {
@@ -63,15 +46,14 @@ impl AwsBucket {
         mode: ChecksumMode,
     ) -> Result<GetReply> {
         let wanted = Wanted {
-            key: request.key.as_str(),
             range: range_header(request.range)?,
             if_match: request.if_match.as_ref().map(ETag::to_string),
-            mode,
+            checksum: mode,
+            ..Wanted::new(request.key.as_str())
         };
         let (output, status) = match self.lean_get(session).await {
             Some(lean) => {
-                let credentials = session.credentials.as_ref().map(|held| &held.credentials);
-                lean.send(&wanted, credentials, self.clock.now()).await.sent("get", session, self)?
+                lean.send(&wanted, session.keys(), self.clock.now()).await.sent("get", session, self)?
             }
             None => {
                 let reply = Reply::new(mode);
@@ -84,12 +66,13 @@ impl AwsBucket {
     }
 
     /// The short way of sending GETs, if there is one over this connection.
-    async fn lean_get<'a>(&self, session: &'a Session) -> Option<&'a LeanGet> {
-        let learn = || {
-            let credentials = session.credentials.as_ref().map(|held| &held.credentials);
-            let http = &self.template.http;
-            LeanGet::learn(http, credentials, self.clock.now(), |wanted| self.sdk_get(session, wanted))
+    pub(super) async fn lean_get<'a>(&self, session: &'a Session) -> Option<&'a Lean<GetObject>> {
+        let call = |wanted: &Wanted<'_>, settings| {
+            let call = self.sdk_get(session, wanted).customize().interceptor(Reply::new(wanted.checksum));
+            // It always fails: where it would have been sent, or before that.
+            async { drop(call.config_override(settings).send().await) }
         };
+        let learn = || Lean::learn(&self.template.http, session.keys(), self.clock.now(), call);
         session.connection.lean_get.get_or_init(learn).await.as_ref()
     }
 

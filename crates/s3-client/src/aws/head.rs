@@ -1,10 +1,12 @@
 //! HeadObject.
 
-use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::operation::head_object::builders::HeadObjectFluentBuilder;
-use aws_sdk_s3::types::ChecksumMode;
+use aws_sdk_s3::operation::head_object::{HeadObject, HeadObjectOutput};
+use aws_sdk_s3::types;
+use aws_smithy_async::time::TimeSource;
 use aws_smithy_types::DateTime;
 
+use super::lean::{ChecksumMode, Lean, Wanted};
 use super::{AwsBucket, Sent, Session};
 use crate::bucket::{ObjectHead, ObjectMeta, StorageClass, Timestamp};
 use crate::checksum::{ChecksumAlgorithm, StoredChecksum};
@@ -13,8 +15,7 @@ use crate::key::{ETag, ObjectKey};
 
 impl AwsBucket {
     pub(super) async fn head_once(&self, session: &Session, key: &ObjectKey) -> Result<ObjectHead> {
-        let output = self.head_request(session, key).send().await.sent("head", session, self)?;
-        to_head(output)
+        to_head(self.head_with(session, &Wanted::new(key.as_str())).await?)
     }
 
     pub(super) async fn head_with_checksum_once(
@@ -22,20 +23,40 @@ impl AwsBucket {
         session: &Session,
         key: &ObjectKey,
     ) -> Result<(ObjectHead, Option<StoredChecksum>)> {
-        let request = self.head_request(session, key).checksum_mode(ChecksumMode::Enabled);
-        let output = request.send().await.sent("head", session, self)?;
+        let wanted = Wanted { checksum: ChecksumMode::Ask, ..Wanted::new(key.as_str()) };
+        let output = self.head_with(session, &wanted).await?;
         let crc64 = output.checksum_crc64_nvme().map(|text| (ChecksumAlgorithm::Crc64Nvme, text));
         let crc32 = output.checksum_crc32_c().map(|text| (ChecksumAlgorithm::Crc32c, text));
         let checksum = crc64.or(crc32).and_then(|(algorithm, text)| StoredChecksum::parse(algorithm, text));
         Ok((to_head(output)?, checksum))
     }
 
-    fn head_request(&self, session: &Session, key: &ObjectKey) -> HeadObjectFluentBuilder {
-        session
-            .client
-            .head_object()
-            .bucket(&self.settings.bucket)
-            .key(key.as_str())
+    async fn head_with(&self, session: &Session, wanted: &Wanted<'_>) -> Result<HeadObjectOutput> {
+        match self.lean_head(session).await {
+            Some(lean) => {
+                let sent = lean.send(wanted, session.keys(), self.clock.now()).await;
+                sent.sent("head", session, self).map(|(output, _status)| output)
+            }
+            None => self.sdk_head(session, wanted).send().await.sent("head", session, self),
+        }
+    }
+
+    /// The short way of sending HEADs, if there is one over this connection.
+    pub(super) async fn lean_head<'a>(&self, session: &'a Session) -> Option<&'a Lean<HeadObject>> {
+        let call = |wanted: &Wanted<'_>, settings| {
+            let call = self.sdk_head(session, wanted).customize();
+            // It always fails: where it would have been sent, or before that.
+            async { drop(call.config_override(settings).send().await) }
+        };
+        let learn = || Lean::learn(&self.template.http, session.keys(), self.clock.now(), call);
+        session.connection.lean_head.get_or_init(learn).await.as_ref()
+    }
+
+    pub(super) fn sdk_head(&self, session: &Session, wanted: &Wanted<'_>) -> HeadObjectFluentBuilder {
+        let ask = (wanted.checksum == ChecksumMode::Ask).then_some(types::ChecksumMode::Enabled);
+        let call = session.client.head_object().bucket(&self.settings.bucket).key(wanted.key);
+        call.set_if_match(wanted.if_match.clone())
+            .set_checksum_mode(ask)
             .set_request_payer(self.settings.request_payer.clone())
             .set_expected_bucket_owner(self.settings.expected_owner.clone())
             .set_sse_customer_algorithm(self.settings.sse_algorithm())

@@ -1,7 +1,7 @@
-//! GetObject without the SDK's machinery: the same request, the same answer, at a fraction of the processor time.
+//! GET and HEAD without the SDK's machinery: the same request, the same answer, at a fraction of the processor time.
 //!
 //! For every request the SDK resolves the endpoint, chooses how to sign and runs some thirty hooks, which costs more than all the rest of
-//! a small read; and for all GETs of one connection it comes out the same. So it is asked once: a made-up request is recorded where it
+//! a small read; and for all GETs of one connection it comes out the same. So it is asked once for each: a made-up request is recorded where it
 //! would be sent, and serves as the pattern of those that are.
 //!
 //! That ours are what the SDK would have sent is not believed but tried: the made-up request is put together here as well, and unless both
@@ -9,15 +9,18 @@
 //! with another algorithm). Connections, TLS, proxies and time limits are the SDK's connector, signatures the `aws-sigv4` crate's, and
 //! answers are read by the SDK's own deserializer.
 
+use std::error::Error as StdError;
 use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use aws_credential_types::Credentials;
-use aws_sdk_s3::config::{Config, SharedCredentialsProvider};
+use aws_sdk_s3::config::{self, Config, SharedCredentialsProvider};
 use aws_sdk_s3::error::SdkError;
-use aws_sdk_s3::operation::get_object::builders::GetObjectFluentBuilder;
 use aws_sdk_s3::operation::get_object::{GetObject, GetObjectError, GetObjectOutput};
+use aws_sdk_s3::operation::head_object::{HeadObject, HeadObjectError, HeadObjectOutput};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sigv4::http_request::{
     PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings,
@@ -40,51 +43,115 @@ use aws_smithy_runtime_api::client::runtime_plugin::RuntimePlugin;
 use aws_smithy_runtime_api::client::ser_de::{DeserializeResponse, SharedResponseDeserializer};
 use aws_smithy_runtime_api::http::Headers;
 use aws_smithy_types::body::SdkBody;
-use aws_smithy_types::config_bag::ConfigBag;
+use aws_smithy_types::config_bag::{ConfigBag, FrozenLayer};
 use parking_lot::Mutex;
 
-use super::get::{ChecksumMode, Reply, Wanted};
 use super::header_limit;
 
-/// What [`LeanGet::send`] comes to: what the SDK's own call would.
-type Sent<T> = Result<T, SdkError<GetObjectError, HttpResponse>>;
+/// An operation of the SDK, under the name of its type there.
+pub(super) trait Operation {
+    const METHOD: &'static str;
+    type Output: fmt::Debug + Send + Sync + 'static;
+    type Error: StdError + Send + Sync + 'static;
 
-/// How to send GetObject over one connection of a bucket.
-pub(super) struct LeanGet {
+    /// Holds its deserializer.
+    fn settings() -> Option<FrozenLayer>;
+}
+
+impl Operation for GetObject {
+    const METHOD: &'static str = "GET";
+    type Output = GetObjectOutput;
+    type Error = GetObjectError;
+
+    fn settings() -> Option<FrozenLayer> {
+        Self::new().config()
+    }
+}
+
+impl Operation for HeadObject {
+    const METHOD: &'static str = "HEAD";
+    type Output = HeadObjectOutput;
+    type Error = HeadObjectError;
+
+    fn settings() -> Option<FrozenLayer> {
+        Self::new().config()
+    }
+}
+
+/// What one request asks for, in the words of its headers.
+#[derive(Debug)]
+pub(super) struct Wanted<'a> {
+    pub(super) key: &'a str,
+    pub(super) range: Option<String>,
+    pub(super) if_match: Option<String>,
+    pub(super) checksum: ChecksumMode,
+}
+
+/// Whether to ask for the stored checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ChecksumMode {
+    Ask,
+    /// For ranges, whose bytes no stored checksum covers, and for servers that refuse the header.
+    Omit,
+}
+
+impl<'a> Wanted<'a> {
+    /// The object `key` and nothing special.
+    pub(super) fn new(key: &'a str) -> Self {
+        Self { key, range: None, if_match: None, checksum: ChecksumMode::Omit }
+    }
+
+    /// Everything that a request may have at once, but for `range`.
+    fn made_up(range: Option<&str>) -> Wanted<'static> {
+        Wanted {
+            // Bytes that are written in another way in a URL, and some that only look so.
+            key: "/a b//\u{fc}+%25:~(x)/./..//=&?#",
+            range: range.map(str::to_owned),
+            if_match: Some("\"0\"".to_owned()),
+            checksum: ChecksumMode::Ask,
+        }
+    }
+}
+
+/// What [`Lean::send`] comes to: what the SDK's own call would.
+type Sent<T, O> = Result<T, SdkError<<O as Operation>::Error, HttpResponse>>;
+
+/// How to send one operation over one connection of a bucket.
+pub(super) struct Lean<O> {
     connector: SharedHttpConnector,
     pattern: Pattern,
     /// Holds the deserializer of answers, and is what it finds its settings in.
-    operation: ConfigBag,
+    settings: ConfigBag,
+    operation: PhantomData<O>,
 }
 
-impl LeanGet {
-    /// Asks the SDK for its request; `made_up` makes the call, signed as `credentials` if there are any. Sends nothing.
+impl<O: Operation> Lean<O> {
+    /// Asks the SDK for its request, signed as `credentials` if there are any: `call` makes the SDK's call for what it is given, under
+    /// the settings it is given. Sends nothing.
     ///
     /// `None` if the SDK sends otherwise than we would.
-    pub(super) async fn learn(
+    pub(super) async fn learn<F: Future<Output = ()>>(
         http: &SharedHttpClient,
         credentials: Option<&Credentials>,
         now: SystemTime,
-        made_up: impl FnOnce(&Wanted<'_>) -> GetObjectFluentBuilder,
+        call: impl FnOnce(&Wanted<'_>, config::Builder) -> F,
     ) -> Option<Self> {
-        let wanted = Wanted {
-            // Bytes that are written in another way in a URL, and some that only look so.
-            key: "/a b//\u{fc}+%25:~(x)/./..//=&?#",
-            range: Some("bytes=1-2".to_owned()),
-            if_match: Some("\"0\"".to_owned()),
-            mode: ChecksumMode::Ask,
-        };
-        let (recorded, connector) = record(http, credentials, now, made_up(&wanted), wanted.mode).await?;
+        let wanted = Wanted::made_up((O::METHOD == "GET").then_some("bytes=1-2"));
+        let (recorded, connector) =
+            record(http, credentials, now, |settings| call(&wanted, settings)).await?;
         let pattern = Pattern::of(&recorded, &wanted)?;
-        let ours = pattern.request(&wanted, credentials, now).ok()?;
+        let ours = pattern.request(O::METHOD, &wanted, credentials, now).ok()?;
         if !is_same(&ours, &recorded) {
-            tracing::debug!("requests are sent by the SDK, which does not sign as we would");
+            tracing::debug!(
+                method = O::METHOD,
+                "requests are sent by the SDK, which does not sign as we would"
+            );
             return None;
         }
-        let mut operation = ConfigBag::base();
-        operation.push_shared_layer(GetObject::new().config()?);
-        operation.load::<SharedResponseDeserializer>()?;
-        Some(Self { connector, pattern, operation })
+        let mut settings = ConfigBag::base();
+        settings.push_shared_layer(O::settings()?);
+        settings.load::<SharedResponseDeserializer>()?;
+        Some(Self { connector, pattern, settings, operation: PhantomData })
     }
 
     /// Sends one request and waits for the headers of the answer. Returns its status too.
@@ -96,9 +163,9 @@ impl LeanGet {
         wanted: &Wanted<'_>,
         credentials: Option<&Credentials>,
         now: SystemTime,
-    ) -> Sent<(GetObjectOutput, u16)> {
-        let mut request =
-            self.pattern.request(wanted, credentials, now).map_err(SdkError::construction_failure)?;
+    ) -> Sent<(O::Output, u16), O> {
+        let request = self.pattern.request(O::METHOD, wanted, credentials, now);
+        let mut request = request.map_err(SdkError::construction_failure)?;
         let connection = CaptureSmithyConnection::new();
         request.add_extension(connection.clone());
         let mut response = self.connector.call(request).await.map_err(SdkError::dispatch_failure)?;
@@ -108,56 +175,49 @@ impl LeanGet {
         let status = response.status();
         // S3 hands out what was stored with the object, and the deserializer would refuse what is no date.
         response.headers_mut().remove("expires");
-        if let Some(read) = self.answers().deserialize_streaming_with_config(&mut response, &self.operation) {
-            return match read {
-                Ok(output) => Ok((downcast(output), status.as_u16())),
-                Err(error) => Err(SdkError::response_error(error, response)),
-            };
-        }
-        // As the SDK does, leave a server that fails over this connection.
-        if status.is_server_error()
-            && let Some(connection) = connection.get()
-        {
-            connection.poison();
-        }
-        Err(self.refusal(response).await)
-    }
-
-    /// The error of an answer that is no success.
-    async fn refusal(&self, mut response: HttpResponse) -> SdkError<GetObjectError, HttpResponse> {
-        match ByteStream::new(response.take_body()).collect().await {
-            Ok(body) => *response.body_mut() = SdkBody::from(body.into_bytes()),
-            Err(error) => return SdkError::response_error(error, response),
-        }
-        match self.answers().deserialize_nonstreaming_with_config(&response, &self.operation) {
-            Err(error) if error.is_operation_error() => {
-                SdkError::service_error(into_refusal(error), response)
+        let read = match self.answers().deserialize_streaming_with_config(&mut response, &self.settings) {
+            Some(read) => read,
+            None => {
+                // As the SDK does, leave a server that fails over this connection.
+                if status.is_server_error()
+                    && let Some(connection) = connection.get()
+                {
+                    connection.poison();
+                }
+                match ByteStream::new(response.take_body()).collect().await {
+                    Ok(body) => *response.body_mut() = SdkBody::from(body.into_bytes()),
+                    Err(error) => return Err(SdkError::response_error(error, response)),
+                }
+                self.answers().deserialize_nonstreaming_with_config(&response, &self.settings)
             }
-            Err(error) => SdkError::response_error(error, response),
-            Ok(_) => SdkError::response_error("an answer that is no success was read as one", response),
+        };
+        match read {
+            Ok(output) => {
+                Ok((output.downcast().expect("the deserializer makes its output"), status.as_u16()))
+            }
+            Err(error) if error.is_operation_error() => {
+                Err(SdkError::service_error(into_refusal(error), response))
+            }
+            Err(error) => Err(SdkError::response_error(error, response)),
         }
     }
 
     fn answers(&self) -> &SharedResponseDeserializer {
-        self.operation.load::<SharedResponseDeserializer>().expect("it was there when this was made")
+        self.settings.load::<SharedResponseDeserializer>().expect("it was there when this was made")
     }
 }
 
-impl fmt::Debug for LeanGet {
+impl<O> fmt::Debug for Lean<O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LeanGet").field("pattern", &self.pattern).finish_non_exhaustive()
+        f.debug_struct("Lean").field("pattern", &self.pattern).finish_non_exhaustive()
     }
 }
 
-fn downcast(output: context::Output) -> GetObjectOutput {
-    output.downcast().expect("GetObject's deserializer makes its output")
-}
-
-fn into_refusal(error: OrchestratorError<context::Error>) -> GetObjectError {
+fn into_refusal<E: StdError + Send + Sync + 'static>(error: OrchestratorError<context::Error>) -> E {
     let mut refusal = None;
     // The one way to the error's inside that gives it away.
     let _rest = error.map_operation_error(|error| refusal = error.downcast().ok());
-    refusal.expect("GetObject's deserializer makes its error")
+    refusal.expect("the deserializer makes its error")
 }
 
 /// What all requests have in common.
@@ -211,11 +271,13 @@ impl Pattern {
 
     fn request(
         &self,
+        method: &'static str,
         wanted: &Wanted<'_>,
         credentials: Option<&Credentials>,
         now: SystemTime,
     ) -> Result<HttpRequest, BoxError> {
         let mut request = HttpRequest::empty();
+        request.set_method(method)?;
         request.set_uri([&self.before_key, &*path_of(wanted.key), &self.after_key].concat())?;
         *request.headers_mut() = self.headers.clone();
         let headers = request.headers_mut();
@@ -225,7 +287,7 @@ impl Pattern {
         if let Some(etag) = &wanted.if_match {
             headers.try_insert(IF_MATCH, etag.clone())?;
         }
-        if wanted.mode == ChecksumMode::Ask {
+        if wanted.checksum == ChecksumMode::Ask {
             headers.try_insert(CHECKSUM_MODE, "ENABLED")?;
         }
         match (&self.scope, credentials) {
@@ -275,8 +337,8 @@ impl Scope {
             .settings(settings)
             .build()?
             .into();
-        let headers = request.headers().iter();
-        let signable = SignableRequest::new("GET", request.uri(), headers, SignableBody::empty())?;
+        let (method, headers) = (request.method(), request.headers().iter());
+        let signable = SignableRequest::new(method, request.uri(), headers, SignableBody::empty())?;
         let (signed, _) = sign(signable, &params)?.into_parts();
         for header in signed.into_parts().0 {
             let mut value = http::HeaderValue::from_str(header.value())?;
@@ -306,12 +368,11 @@ fn is_same(ours: &HttpRequest, sdks: &HttpRequest) -> bool {
 }
 
 /// What the SDK would send for `call`, and with what; `None` if it does not come so far.
-async fn record(
+async fn record<F: Future<Output = ()>>(
     http: &SharedHttpClient,
     credentials: Option<&Credentials>,
     now: SystemTime,
-    call: GetObjectFluentBuilder,
-    mode: ChecksumMode,
+    call: impl FnOnce(config::Builder) -> F,
 ) -> Option<(HttpRequest, SharedHttpConnector)> {
     let seen = Seen::default();
     let recorder = Recorder { real: http.clone(), seen: Arc::clone(&seen) };
@@ -320,8 +381,7 @@ async fn record(
     if let Some(credentials) = credentials {
         settings = settings.credentials_provider(SharedCredentialsProvider::new(credentials.clone()));
     }
-    // It always fails: where it would have been sent, or before that.
-    drop(call.customize().interceptor(Reply::new(mode)).config_override(settings).send().await);
+    call(settings).await;
     seen.lock().take()
 }
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
+use crate::aws::get::Reply;
 use crate::aws::{AwsBucket, Session};
 use crate::config::{AddressingStyle, ClientConfig, CredentialSource, Secret, SseCustomerKey, StaticKeys};
 
@@ -41,25 +42,29 @@ impl Fixture {
         Self { bucket, session }
     }
 
-    fn credentials(&self) -> Option<&Credentials> {
-        self.session.credentials.as_ref().map(|held| &held.credentials)
+    async fn learn_get(&self) -> Option<&Lean<GetObject>> {
+        self.bucket.lean_get(&self.session).await
     }
 
-    async fn learn(&self) -> Option<LeanGet> {
-        let http = &self.bucket.template.http;
-        let made_up = |wanted: &Wanted<'_>| self.bucket.sdk_get(&self.session, wanted);
-        LeanGet::learn(http, self.credentials(), now(), made_up).await
+    async fn learn_head(&self) -> Option<&Lean<HeadObject>> {
+        self.bucket.lean_head(&self.session).await
     }
 
-    async fn sdks_request(&self, wanted: &Wanted<'_>) -> HttpRequest {
+    async fn sdks_get(&self, wanted: &Wanted<'_>) -> HttpRequest {
         let call = self.bucket.sdk_get(&self.session, wanted);
-        let seen = record(&self.bucket.template.http, self.credentials(), now(), call, wanted.mode).await;
+        let call = call.customize().interceptor(Reply::new(wanted.checksum));
+        self.sdks(|settings| async { drop(call.config_override(settings).send().await) }).await
+    }
+
+    async fn sdks_head(&self, wanted: &Wanted<'_>) -> HttpRequest {
+        let call = self.bucket.sdk_head(&self.session, wanted).customize();
+        self.sdks(|settings| async { drop(call.config_override(settings).send().await) }).await
+    }
+
+    async fn sdks<F: Future<Output = ()>>(&self, call: impl FnOnce(config::Builder) -> F) -> HttpRequest {
+        let seen = record(&self.bucket.template.http, self.session.keys(), now(), call).await;
         seen.expect("the SDK can put this request together").0
     }
-}
-
-fn wanted(key: &str) -> Wanted<'_> {
-    Wanted { key, range: None, if_match: None, mode: ChecksumMode::Omit }
 }
 
 #[tokio::test]
@@ -80,8 +85,9 @@ async fn every_way_to_address_and_pay_for_a_bucket_is_learnt() {
         ("bucket", ClientConfig { sse_customer_key: Some(SseCustomerKey::new([7; 32])), ..config(None) }),
         ("arn:aws:s3:us-west-2:123456789012:accesspoint/models", config(None)),
     ] {
-        let learnt = Fixture::new(name, &config).await.learn().await;
-        assert!(learnt.is_some(), "{name} with {config:?}");
+        let fixture = Fixture::new(name, &config).await;
+        assert!(fixture.learn_get().await.is_some(), "GET from {name} with {config:?}");
+        assert!(fixture.learn_head().await.is_some(), "HEAD from {name} with {config:?}");
     }
 }
 
@@ -93,7 +99,9 @@ async fn what_is_signed_in_another_way_is_left_to_the_sdk() {
         // Signed with SigV4A.
         "arn:aws:s3::123456789012:accesspoint/mfzwi23gnjvgw.mrap",
     ] {
-        assert!(Fixture::new(name, &config(None)).await.learn().await.is_none(), "{name}");
+        let fixture = Fixture::new(name, &config(None)).await;
+        assert!(fixture.learn_get().await.is_none(), "GET from {name}");
+        assert!(fixture.learn_head().await.is_none(), "HEAD from {name}");
     }
 }
 
@@ -105,26 +113,25 @@ async fn requests_are_the_sdks_to_the_last_byte() {
         ..config(Some("token"))
     };
     let fixture = Fixture::new("bucket", &config).await;
-    let lean = fixture.learn().await.unwrap();
+    let (get, head) = (fixture.learn_get().await.unwrap(), fixture.learn_head().await.unwrap());
+    let check = |ours: HttpRequest, sdks: HttpRequest| {
+        assert!(is_same(&ours, &sdks), "{ours:?}\n{sdks:?}");
+    };
     let every_ascii: String = (1..=127).map(char::from).collect();
     for key in
         ["k", "a/b", "/a", "//", ".", "..", "a/../b", "a//b/", "\u{1f600}/\u{e9}", "%2F%", &every_ascii]
     {
-        for wanted in [
-            wanted(key),
-            Wanted { range: Some("bytes=0-131071".to_owned()), ..wanted(key) },
-            Wanted { if_match: Some("\"abc-3\"".to_owned()), mode: ChecksumMode::Ask, ..wanted(key) },
-        ] {
-            let ours = lean.pattern.request(&wanted, fixture.credentials(), now()).unwrap();
-            let sdks = fixture.sdks_request(&wanted).await;
-            assert!(
-                is_same(&ours, &sdks),
-                "{:?} {:?}\n{:?} {:?}",
-                ours.uri(),
-                ours.headers(),
-                sdks.uri(),
-                sdks.headers()
-            );
+        let plain = Wanted::new(key);
+        let ranged = Wanted { range: Some("bytes=0-131071".to_owned()), ..Wanted::new(key) };
+        let if_match = Some("\"abc-3\"".to_owned());
+        let checked = Wanted { if_match, checksum: ChecksumMode::Ask, ..Wanted::new(key) };
+        for wanted in [&plain, &ranged, &checked] {
+            let ours = get.pattern.request("GET", wanted, fixture.session.keys(), now()).unwrap();
+            check(ours, fixture.sdks_get(wanted).await);
+        }
+        for wanted in [&plain, &checked] {
+            let ours = head.pattern.request("HEAD", wanted, fixture.session.keys(), now()).unwrap();
+            check(ours, fixture.sdks_head(wanted).await);
         }
     }
 }
@@ -133,8 +140,8 @@ async fn requests_are_the_sdks_to_the_last_byte() {
 async fn secrets_stay_out_of_debug_output() {
     let config = ClientConfig { sse_customer_key: Some(SseCustomerKey::new([7; 32])), ..config(None) };
     let fixture = Fixture::new("bucket", &config).await;
-    let lean = fixture.learn().await.unwrap();
-    let request = lean.pattern.request(&wanted("k"), fixture.credentials(), now()).unwrap();
+    let lean = fixture.learn_get().await.unwrap();
+    let request = lean.pattern.request("GET", &Wanted::new("k"), fixture.session.keys(), now()).unwrap();
     assert!(request.headers().contains_key("x-amz-server-side-encryption-customer-key"));
     let key = SseCustomerKey::new([7; 32]).to_base64();
     assert!(!format!("{lean:?}").contains(&key), "{lean:?}");
