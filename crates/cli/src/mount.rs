@@ -119,17 +119,21 @@ fn run_until_unmounted(plan: &Plan, foreground: Foreground<'_>) -> Result<(), Fa
     let runtime = runtime::new()?;
     let result = runtime.block_on(async {
         let mut signals = Signals::listen()?;
-        let session = tokio::select! {
-            ready = prepare(plan) => attach(ready?, plan.target.clone(), plan.session.clone()).await?,
+        let fs = tokio::select! {
+            ready = prepare(plan) => ready?,
             signal = signals.next() => return Err(Failure::failed(format!("stopped by {signal} before anything was mounted"))),
         };
+        let session = attach(Arc::clone(&fs), plan.target.clone(), plan.session.clone()).await?;
         tracing::info!(source = %plan.source, target_path = %session.target().display(), "mounted");
         let announced = match foreground {
             Foreground::Terminal => Ok(()),
             Foreground::Child(parent, logging) => announce(parent, logging),
         };
         match announced {
-            Ok(()) => serve(session, &mut signals).await,
+            Ok(()) => {
+                let served = serve(session, &mut signals).await;
+                served.and(finish(&fs).await)
+            }
             Err(failure) => Err(failure),
         }
         .inspect_err(|failure| tracing::error!(%failure, "the mount ended"))
@@ -234,6 +238,24 @@ async fn serve(mut session: MountedSession, signals: &mut Signals) -> Result<(),
         signal = signals.next() => tracing::info!(signal, "unmounting"),
     }
     stop(session, signals).await
+}
+
+/// How long what is on its way to the store may take when the mount has ended.
+const SAVING_GRACE: Duration = Duration::from_secs(30);
+
+/// Waits for what was written; an error names what is lost.
+async fn finish(fs: &FileSystem) -> Result<(), Failure> {
+    let unsaved = fs.finish(SAVING_GRACE).await;
+    for key in &unsaved {
+        tracing::error!(%key, "what was written to this file is lost: it was neither closed nor synced when the mount ended");
+    }
+    match unsaved.as_slice() {
+        [] => Ok(()),
+        [first, rest @ ..] => Err(Failure::failed(format!(
+            "files were neither closed nor synced when the mount ended, so what was written to them is lost: {first}{}",
+            if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) }
+        ))),
+    }
 }
 
 /// How long users of the mount may take to leave it after a signal.

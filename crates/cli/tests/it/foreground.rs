@@ -1,6 +1,7 @@
 //! Mounts in the foreground, and signals.
 
 use std::fs;
+use std::io::Write;
 
 use rustix::process::Signal;
 
@@ -56,6 +57,26 @@ fn second_signal_ends_the_grace() {
     assert_eq!(mount.wait().code(), Some(0));
     assert!(!sandbox.is_mounted());
     drop(file);
+}
+
+/// What a program had not finished writing is nothing, not half a file.
+#[test]
+fn unfinished_files_are_named_and_leave_nothing_behind() {
+    let sandbox = Sandbox::new();
+    let mut mount = start(&sandbox);
+    let mut file = fs::File::create(sandbox.target().join("half")).unwrap();
+    // Two parts are on their way by then.
+    file.write_all(&vec![7; 20 << 20]).unwrap();
+    fs::write(sandbox.target().join("whole"), "saved").unwrap();
+    mount.signal(Signal::TERM);
+    mount.wait_for("unmounting");
+    mount.signal(Signal::INT);
+    mount.wait_for("neither closed nor synced");
+    assert_eq!(mount.wait().code(), Some(1));
+    drop(file);
+    assert!(sandbox.bucket.object("half").is_none());
+    assert!(sandbox.bucket.object("whole").is_some());
+    assert_eq!(sandbox.uploads(), 0);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use sluicefs_embedded_s3::{EmbeddedS3, EmbeddedS3Config, MemoryBucket, Unsigned};
 use sluicefs_fuse_mount::{MountState, MountTable, UnmountMode, mount_state, unmount};
+use sluicefs_s3_client::{Bucket, KeyPrefix};
 
 /// Far longer than anything here takes, however busy the machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(90);
@@ -23,6 +24,8 @@ pub(crate) const SECRET: &str = "canary-of-the-secret-key";
 /// A directory to mount on and an S3 server that holds one bucket, `models`. Dropping it unmounts, and ends what serves the mount.
 pub(crate) struct Sandbox {
     pub(crate) server: EmbeddedS3,
+    /// What the server has.
+    pub(crate) bucket: MemoryBucket,
     dir: tempfile::TempDir,
     runtime: tokio::runtime::Runtime,
 }
@@ -38,14 +41,20 @@ impl Sandbox {
             access_key_id: "AKIACANARY".to_owned(),
             secret_access_key: SECRET.to_owned(),
             unsigned: Unsigned::Refused,
-            ..EmbeddedS3Config::new([("models", bucket)])
+            ..EmbeddedS3Config::new([("models", bucket.clone())])
         };
         let server = runtime.block_on(EmbeddedS3::start(config)).unwrap();
         let dir = tempfile::tempdir().unwrap();
         // Another user must get through to the mount point.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::create_dir(dir.path().join("mnt")).unwrap();
-        Self { server, dir, runtime }
+        Self { server, bucket, dir, runtime }
+    }
+
+    /// How many uploads in parts are under way.
+    pub(crate) fn uploads(&self) -> usize {
+        let page = self.runtime.block_on(self.bucket.list_uploads(&KeyPrefix::root(), None)).unwrap();
+        page.uploads.len()
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

@@ -1,9 +1,10 @@
 //! Creating, writing and closing files.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use sluicefs_s3_client::{ObjectMeta, Payload, PutRequest, StorageClass, WriteCondition};
-use tokio::time::Instant;
+use sluicefs_s3_client::{ObjectKey, ObjectMeta, Payload, PutRequest, StorageClass, WriteCondition};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{FileSystem, Handle};
 use crate::attr::{Entry, HandleId, InodeNo, OpenedFile, SetAttr};
@@ -31,6 +32,9 @@ pub enum Creation {
     /// That is an error (`O_EXCL`).
     Exclusive,
 }
+
+/// How long removing the parts of files that were not closed may take when the mount ends.
+const ABORT_GRACE: Duration = Duration::from_secs(5);
 
 impl FileSystem {
     /// Creates the file `name` in `parent` with permission bits `mode`, opens it for reading and writing, and counts one lookup. Pair it with
@@ -248,6 +252,29 @@ impl FileSystem {
             drop(handle);
             self.end_writing(ino, writer);
         }
+    }
+
+    /// The mount has ended: waits up to `grace` for what is on its way to the store. Returns the keys of files that some program had written
+    /// to and neither closed nor synced; nothing of that is at the store, where each is as it was before.
+    ///
+    /// Cancel-safe, but what is dropped with the runtime leaves parts at the store.
+    pub async fn finish(&self, grace: Duration) -> Vec<ObjectKey> {
+        let deadline = Instant::now() + grace;
+        let is_idle = timeout_at(deadline, self.writes.idle()).await.is_ok();
+        let unsaved = self.writers.unsaved();
+        if !is_idle {
+            tracing::warn!(grace_s = grace.as_secs(), "the store has not acknowledged everything in time");
+        }
+        let give_up = async {
+            for draft in &unsaved {
+                draft.give_up().await;
+            }
+            self.writes.idle().await;
+        };
+        if timeout(ABORT_GRACE, give_up).await.is_err() {
+            tracing::warn!("parts of files that were not closed may be left at the store");
+        }
+        unsaved.iter().map(|draft| draft.key()).collect()
     }
 
     fn end_writing(&self, ino: InodeNo, writer: Writer) {

@@ -141,6 +141,15 @@ impl Draft {
         self.state.lock().orphan = true;
     }
 
+    /// What was written and not made durable is given up: nothing of it stays at the store.
+    pub(crate) async fn give_up(&self) {
+        self.orphan().await;
+        self.parts_ended().await;
+        if let Some(upload) = self.state.lock().upload.take() {
+            upload.abandon(&self.engine);
+        }
+    }
+
     /// The file, of which nothing is unsent, is the object `meta` with the key `key` from now on.
     pub(crate) async fn moved(&self, key: ObjectKey, meta: &ObjectMeta) {
         let _turn = self.turn.lock().await;
@@ -304,7 +313,8 @@ impl Draft {
         made.await.unwrap_or_else(|_ended| Err(self.error(ErrorKind::Io, "fsync", &self.state.lock())))
     }
 
-    fn needs_commit(&self) -> bool {
+    /// Whether something of it is to be sent.
+    pub(crate) fn needs_commit(&self) -> bool {
         let state = self.state.lock();
         state.changed && !state.orphan
     }

@@ -94,9 +94,24 @@ impl WriteEngine {
         }
     }
 
-    /// Runs `task` to its end, whoever is interested.
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.runtime.spawn(task);
+    /// Runs `task` to its end, whoever is interested; [`WriteEngine::idle`] waits for it.
+    pub(crate) fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
+        let busy = self.busy();
+        self.runtime.spawn(async move {
+            task.await;
+            drop(busy);
+        });
+    }
+
+    /// Returns when nothing is under way at the store.
+    pub(crate) async fn idle(&self) {
+        loop {
+            let moved = self.moved.notified();
+            if !self.is_busy() {
+                return;
+            }
+            moved.await;
+        }
     }
 
     /// Lets go of a sent part of some file; false if all that is held is still needed.

@@ -40,7 +40,7 @@ impl Upload {
     pub(super) fn abandon(self: &Arc<Self>, engine: &Arc<WriteEngine>) {
         if let Some(id) = self.id.get().cloned() {
             let (bucket, key) = (Arc::clone(&engine.bucket), self.key.clone());
-            engine.runtime.spawn(async move {
+            engine.spawn(async move {
                 if let Err(error) = bucket.abort_upload(&key, &id).await {
                     tracing::warn!(%key, upload = %id, %error, "an upload that was given up could not be aborted; its parts are still stored");
                 }
@@ -68,11 +68,10 @@ impl Draft {
             let body = Payload::from(staged.collect::<Vec<_>>());
             let upload = self.upload(state);
             state.content.sending(index);
-            let (draft, busy) = (Arc::clone(self), self.engine.busy());
-            self.engine.runtime.spawn(async move {
+            let draft = Arc::clone(self);
+            self.engine.spawn(async move {
                 let sent = draft.send_part(&upload, index, body).await;
                 draft.part_ended(index, sent);
-                drop(busy);
             });
         }
     }

@@ -50,6 +50,12 @@ impl Writers {
         if writers.is_empty() { None } else { writers.get(&ino).map(|writer| Arc::clone(writer.draft())) }
     }
 
+    /// The files with something that was not made durable.
+    pub(crate) fn unsaved(&self) -> Vec<Arc<Draft>> {
+        let writers = self.0.lock();
+        writers.values().map(Writer::draft).filter(|draft| draft.needs_commit()).cloned().collect()
+    }
+
     /// Whether no handle writes the file `ino` any more.
     pub(crate) fn is_last(&self, ino: InodeNo) -> bool {
         self.0.lock().get(&ino).is_some_and(|writer| Arc::strong_count(&writer.share) == 1)
