@@ -7,6 +7,8 @@ mod rename;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
 use sluicefs_s3_client::{Bucket, ByteRange};
 use tokio::runtime;
 
@@ -36,6 +38,8 @@ pub struct FileSystem {
     engine: Arc<ReadEngine>,
     writes: Arc<WriteEngine>,
     writers: Arc<Writers>,
+    /// Files that lost their names while they were open, until the kernel forgets them.
+    nameless: Mutex<FxHashMap<InodeNo, Writer>>,
     open_files: HandleTable<Handle>,
     open_dirs: HandleTable<DirHandle>,
     kernel: OnceLock<Box<dyn Kernel>>,
@@ -79,6 +83,7 @@ impl FileSystem {
             engine,
             writes,
             writers: Arc::default(),
+            nameless: Mutex::default(),
             open_files,
             open_dirs,
             kernel: OnceLock::new(),
@@ -109,6 +114,13 @@ impl FileSystem {
     /// Takes back `count` lookups of `ino`; at zero the inode may be dropped.
     pub fn forget(&self, ino: InodeNo, count: u64) {
         self.tree.forget(ino, count);
+        if self.tree.table.entry(ino).is_err() {
+            let nameless = self.nameless.lock().remove(&ino);
+            if nameless.is_some() {
+                drop(nameless);
+                self.writers.remove_idle(ino, || {});
+            }
+        }
     }
 
     /// The attributes of `ino`, asked again if their time is over.

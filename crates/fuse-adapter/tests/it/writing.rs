@@ -247,6 +247,22 @@ fn a_removed_file_can_be_written_and_read_until_it_is_closed() {
 }
 
 #[test]
+fn a_reader_keeps_a_file_that_is_removed_or_replaced() {
+    let bucket = bucket(&[("a", "content of a"), ("b", "content of b"), ("new", "new b")]);
+    let mount = writable(&bucket);
+    let (a, b) = (File::open(mount.join("a")).unwrap(), File::open(mount.join("b")).unwrap());
+    fs::remove_file(mount.join("a")).unwrap();
+    fs::rename(mount.join("new"), mount.join("b")).unwrap();
+    fs::write(mount.join("a"), "another").unwrap();
+    for (file, expected) in [(a, "content of a"), (b, "content of b")] {
+        let mut content = String::new();
+        (&file).read_to_string(&mut content).unwrap();
+        assert_eq!(content, expected);
+    }
+    assert_eq!((stored(&bucket, "a"), stored(&bucket, "b")), (b"another".to_vec(), b"new b".to_vec()));
+}
+
+#[test]
 fn mapped_writes_arrive() {
     let bucket = bucket(&[("m", "0123456789")]);
     let mount = writable(&bucket);

@@ -5,12 +5,15 @@ use sluicefs_s3_client::{
 };
 use tokio::time::Instant;
 
+use std::sync::Arc;
+
 use super::FileSystem;
 use crate::attr::{Entry, InodeNo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::inode::Remote;
 use crate::path;
 use crate::tree::Target;
+use crate::write::Draft;
 
 impl FileSystem {
     /// Makes the directory `name` in `parent` and counts one lookup. The store gets an empty object `name/`, so that the directory outlives
@@ -36,7 +39,8 @@ impl FileSystem {
 
     /// Removes the file `name` from `parent`.
     ///
-    /// Who has it open for writing can go on with it, and who reads it with what was fetched.
+    /// Who has it open goes on reading and writing it until it is closed, if it is not longer than a part of the memory for written bytes;
+    /// what was not read of a longer one is gone.
     ///
     /// # Errors
     /// `IsADirectory`; `ReadOnly` or `NotPermitted` if the mount allows no such change; `NotFound`, `AccessDenied`, `Io`.
@@ -48,7 +52,10 @@ impl FileSystem {
         }
         let key = self.tree.key("unlink", target.ino)?;
         self.leave_nameless(&target).await?;
-        self.delete("unlink", &key).await?;
+        if let Err(error) = self.delete("unlink", &key).await {
+            self.regain_name(target.ino).await;
+            return Err(error);
+        }
         self.tree.removed(parent, name, target.ino);
         Ok(())
     }
@@ -71,12 +78,44 @@ impl FileSystem {
 
     // === What these have in common ===
 
-    /// The file is about to lose its name: what is written to it must not be sent any more.
+    /// The file is about to lose its name: what is written to it must not be sent any more, and who has it open needs its bytes.
     pub(super) async fn leave_nameless(&self, target: &Target) -> Result<()> {
-        if let Some(draft) = self.writers.draft(target.ino) {
-            draft.orphan().await;
+        let ino = target.ino;
+        let writer = self.writers.join(ino);
+        if writer.is_none() && (!self.files.is_open(ino) || target.known.attr.size == 0) {
+            return Ok(());
         }
+        let writer = match writer {
+            Some(writer) => writer,
+            None => {
+                let key = self.tree.key("unlink", ino)?;
+                let draft = Draft::new(Arc::clone(&self.writes), ino, key, target.known.meta.as_ref());
+                self.writers.add(ino, draft)
+            }
+        };
+        let draft = writer.draft();
+        draft.orphan().await;
+        match draft.hold().await {
+            Ok(true) => {}
+            Ok(false) => {
+                tracing::info!(key = %draft.key(), "a file too long to be held in memory is removed while it is open: what was not read of it yet is gone");
+            }
+            Err(error) => {
+                tracing::warn!(key = %draft.key(), %error, "a file is removed while it is open, and its bytes could not be fetched: what was not read of it yet is gone");
+            }
+        }
+        self.nameless.lock().insert(ino, writer);
         Ok(())
+    }
+
+    /// The file did not lose its name after all.
+    pub(super) async fn regain_name(&self, ino: InodeNo) {
+        let writer = self.nameless.lock().remove(&ino);
+        if let Some(writer) = writer {
+            writer.draft().regain_name().await;
+            drop(writer);
+            self.writers.remove_idle(ino, || {});
+        }
     }
 
     pub(super) async fn must_be_free(

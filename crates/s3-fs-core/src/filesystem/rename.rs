@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use futures::{StreamExt, TryStreamExt, stream};
 use sluicefs_s3_client::bucket::{MAX_COPY_BYTES, MAX_DELETE_KEYS};
 use sluicefs_s3_client::{
-    CompleteUpload, CopyPart, CopyRequest, CreateUpload, ETag, KeyPrefix, ListRequest, ListedObject,
-    ObjectKey, ObjectMeta, Part, RenameRequest, UploadId, WriteCondition,
+    self as s3, CompleteUpload, CopyPart, CopyRequest, CreateUpload, ETag, KeyPrefix, ListRequest,
+    ListedObject, ObjectKey, ObjectMeta, Part, RenameRequest, UploadId, WriteCondition,
 };
 
 use super::FileSystem;
@@ -98,18 +98,14 @@ impl FileSystem {
             Replace::Forbidden if self.bucket.traits().conditional_writes => WriteCondition::Absent,
             _ => WriteCondition::Any,
         };
-        if self.bucket.traits().rename {
-            let request = RenameRequest {
-                source: key.clone(),
-                source_if_match: meta.etag.clone(),
-                target: new_key.clone(),
-                condition,
-            };
-            self.bucket.rename(request).await.map_err(|error| Error::from_claim(error, to.1))?;
-        } else {
-            let copied = self.copy_object(&key, &meta, &new_key, condition).await?;
-            meta.etag = copied.or(meta.etag);
-            self.delete("rename", &key).await?;
+        match self.move_object(&key, &meta, &new_key, condition).await {
+            Ok(etag) => meta.etag = etag.or(meta.etag),
+            Err(error) => {
+                if let Some(target) = &target {
+                    self.regain_name(target.ino).await;
+                }
+                return Err(error);
+            }
         }
         if let Some(target) = target {
             self.tree.table.remove(target.ino);
@@ -123,6 +119,29 @@ impl FileSystem {
         Ok(())
     }
 
+    /// Moves an object; returns the ETag it has then, if that may be another.
+    async fn move_object(
+        &self,
+        source: &ObjectKey,
+        meta: &ObjectMeta,
+        target: &ObjectKey,
+        condition: WriteCondition,
+    ) -> Result<Option<ETag>> {
+        if self.bucket.traits().rename {
+            let request = RenameRequest {
+                source: source.clone(),
+                source_if_match: meta.etag.clone(),
+                target: target.clone(),
+                condition: condition.clone(),
+            };
+            let renamed = self.bucket.rename(request).await;
+            return renamed.map(|()| None).map_err(|error| copy_error(error, &condition, source));
+        }
+        let copied = self.copy_object(source, meta, target, condition).await?;
+        self.delete("rename", source).await?;
+        Ok(copied)
+    }
+
     /// Copies an object of any size within the bucket; returns the copy's ETag.
     async fn copy_object(
         &self,
@@ -131,7 +150,8 @@ impl FileSystem {
         target: &ObjectKey,
         condition: WriteCondition,
     ) -> Result<Option<ETag>> {
-        let failed = |error| Error::from_claim(error, source.as_str());
+        let unless = condition.clone();
+        let failed = |error| copy_error(error, &unless, source);
         if meta.size <= MAX_COPY_BYTES {
             let request = CopyRequest {
                 source: source.clone(),
@@ -172,14 +192,13 @@ impl FileSystem {
     ) -> Result<Vec<Part>> {
         let starts = (0..meta.size).step_by(COPY_PART_BYTES as usize);
         let copy = |(index, start): (usize, u64)| async move {
-            let whole = sluicefs_s3_client::ByteRange::new(0, meta.size);
+            let whole = s3::ByteRange::new(0, meta.size);
             let request = CopyPart {
                 key: target.clone(),
                 upload: upload.clone(),
                 number: u16::try_from(index + 1).expect("5 TiB are 5,120 parts"),
                 source: source.clone(),
-                source_range: sluicefs_s3_client::ByteRange::from_len(start, COPY_PART_BYTES)
-                    .intersect(whole),
+                source_range: s3::ByteRange::from_len(start, COPY_PART_BYTES).intersect(whole),
                 source_if_match: meta.etag.clone(),
             };
             let copied = self.bucket.copy_part(request).await;
@@ -330,6 +349,16 @@ impl FileSystem {
         match failed.into_iter().next() {
             Some((key, error)) => Err(Error::from_store(operation, error).with_name(key.as_str())),
             None => Ok(()),
+        }
+    }
+}
+
+/// What failed may be that the name was to be free, or that the source is another version by now.
+fn copy_error(error: s3::Error, condition: &WriteCondition, source: &ObjectKey) -> Error {
+    match condition {
+        WriteCondition::Absent => Error::from_claim(error, source.as_str()),
+        WriteCondition::Any | WriteCondition::Matches(_) => {
+            Error::from_store("rename", error).with_name(source.as_str())
         }
     }
 }

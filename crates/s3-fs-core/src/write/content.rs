@@ -149,6 +149,28 @@ impl Content {
         Ok(pieces)
     }
 
+    /// The ranges whose bytes are in the old object alone.
+    pub(super) fn in_base(&self) -> Vec<ByteRange> {
+        let whole = self.pieces(ByteRange::new(0, self.size.min(self.base_len))).unwrap_or_default();
+        let ranges = whole.into_iter().filter_map(|piece| match piece {
+            Piece::Base(range) => Some(range),
+            Piece::Staged(_) | Piece::Hole(_) => None,
+        });
+        ranges.collect()
+    }
+
+    /// Takes over `data`, bytes of the old object from `offset` on, where nothing was written since; `memory` is what a write of them costs.
+    pub(super) fn absorb(&mut self, offset: u64, data: &[u8], memory: &mut Option<Reservation>) {
+        let range = ByteRange::from_len(offset, data.len() as u64);
+        let still =
+            self.in_base().into_iter().map(|base| base.intersect(range)).filter(|part| !part.is_empty());
+        for part in still.collect::<Vec<_>>() {
+            let from = &data[(part.start - offset) as usize..(part.end - offset) as usize];
+            self.stage.write(part.start, from, memory);
+            self.dirty.insert(part);
+        }
+    }
+
     fn unwritten(&self, gap: ByteRange, pieces: &mut Vec<Piece>) {
         let base = gap.intersect(ByteRange::new(0, self.base_len));
         if !base.is_empty() {

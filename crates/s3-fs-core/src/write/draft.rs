@@ -26,6 +26,9 @@ use crate::read::{MAX_READ_BYTES, ObjectVersion, OpenObject, ReadData};
 /// come back a moment after its reply.
 const MEMORY_GRACE: Duration = Duration::from_secs(1);
 
+/// A file that loses its name while it is open is held in memory up to this share of what written bytes may take: one in so many.
+const HELD_SHARE: u64 = 4;
+
 /// One file that is being written.
 pub(crate) struct Draft {
     pub(super) engine: Arc<WriteEngine>,
@@ -139,6 +142,44 @@ impl Draft {
     pub(crate) async fn orphan(&self) {
         let _turn = self.turn.lock().await;
         self.state.lock().orphan = true;
+    }
+
+    /// The file was not removed after all.
+    pub(crate) async fn regain_name(&self) {
+        let _turn = self.turn.lock().await;
+        self.state.lock().orphan = false;
+    }
+
+    /// Fetches what is in the object alone, which is about to go, so that the file can be read to its end; false if it is too long to be held.
+    ///
+    /// # Errors
+    /// As [`Draft::read`]; `NoSpace`.
+    pub(crate) async fn hold(self: &Arc<Self>) -> Result<bool> {
+        let _turn = self.turn.lock().await;
+        let (ranges, base) = {
+            let state = self.state.lock();
+            (state.content.in_base(), state.base.clone())
+        };
+        let bytes: u64 = ranges.iter().map(ByteRange::len).sum();
+        if bytes > self.engine.config.memory_limit_bytes / HELD_SHARE {
+            return Ok(false);
+        }
+        for range in ranges {
+            let data = gather(vec![Piece::Base(range)], base.as_ref()).await?;
+            let mut at = range.start;
+            for slice in data.slices() {
+                let part = ByteRange::from_len(at, slice.len() as u64);
+                let units = self.state.lock().content.cost_units(part);
+                let mut memory = if units > 0 { Some(self.memory(units).await?) } else { None };
+                let mut state = self.state.lock();
+                if memory.as_ref().map_or(0, Reservation::units) >= state.content.cost_units(part) {
+                    state.content.absorb(at, slice, &mut memory);
+                }
+                at = part.end;
+            }
+        }
+        self.state.lock().changed = true;
+        Ok(true)
     }
 
     /// What was written and not made durable is given up: nothing of it stays at the store.
