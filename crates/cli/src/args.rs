@@ -2,6 +2,7 @@
 
 mod mount;
 mod values;
+mod writing;
 
 use std::path::PathBuf;
 
@@ -13,6 +14,7 @@ use crate::failure::EXIT_CODES_HELP;
 
 pub(crate) use mount::{BucketTypeArg, FileArgs, LogArgs, MountArgs, StoreArgs};
 pub(crate) use values::TtlArg;
+pub(crate) use writing::{ChecksumArg, ExclArg, OnConflictArg, SseArg, WritingArgs};
 
 /// Mounts an S3 bucket as a file system.
 #[derive(Debug, Parser)]
@@ -137,6 +139,11 @@ mod tests {
             &["--prefix", "a"],
             &["--dir-mode", "999"],
             &["--metadata-ttl", "soon"],
+            &["--sse-kms-key-id", "k"],
+            &["--sse", "rot13"],
+            &["--sse", "AES256", "--sse-c-key-file", "k"],
+            &["--tag", "no-value"],
+            &["--on-conflict", "ask"],
         ] {
             let line = ["sluicefs", "mount", "b", "/d"].iter().chain(extra);
             assert!(Cli::try_parse_from(line).is_err(), "{extra:?}");

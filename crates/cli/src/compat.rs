@@ -85,21 +85,6 @@ struct IgnoredArgs {
     /// Nothing is uploaded.
     #[arg(long)]
     infer_content_type: bool,
-    /// Nothing is uploaded.
-    #[arg(long, value_name = "CLASS")]
-    storage_class: Option<String>,
-    /// Nothing is uploaded.
-    #[arg(long, value_name = "ALGORITHM")]
-    upload_checksums: Option<String>,
-    /// Nothing is uploaded. Objects encrypted with KMS are read without this.
-    #[arg(long, value_name = "KIND")]
-    sse: Option<String>,
-    /// Nothing is uploaded.
-    #[arg(long, value_name = "ARN")]
-    sse_kms_key_id: Option<String>,
-    /// Nothing is uploaded.
-    #[arg(long, value_name = "BYTES")]
-    write_part_size: Option<u64>,
     /// The number of connections follows the load.
     #[arg(long, value_name = "GBPS")]
     maximum_throughput_gbps: Option<f64>,
@@ -164,11 +149,6 @@ impl IgnoredArgs {
         let options = [
             ("--incremental-upload", self.incremental_upload),
             ("--infer-content-type", self.infer_content_type),
-            ("--storage-class", self.storage_class.is_some()),
-            ("--upload-checksums", self.upload_checksums.is_some()),
-            ("--sse", self.sse.is_some()),
-            ("--sse-kms-key-id", self.sse_kms_key_id.is_some()),
-            ("--write-part-size", self.write_part_size.is_some()),
             ("--maximum-throughput-gbps", self.maximum_throughput_gbps.is_some()),
             ("--max-threads", self.max_threads.is_some()),
             ("--debug-crt", self.debug_crt),
@@ -279,6 +259,7 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+    use crate::args::{ChecksumArg, SseArg};
 
     #[test]
     fn the_definition_is_sound() {
@@ -315,6 +296,10 @@ mod tests {
         assert_eq!((mount.bucket.as_str(), mount.dir.as_path()), ("bucket", Path::new("/mnt")));
         assert!(notes[0].contains("--log-metrics") && notes[0].contains("--auto-unmount"), "{notes:?}");
         assert!(!mount.files.no_delete && !mount.files.no_overwrite);
+        let writing = &mount.writing;
+        assert_eq!((writing.sse, writing.upload_checksums), (Some(SseArg::Kms), Some(ChecksumArg::Crc32c)));
+        assert_eq!(writing.storage_class.as_deref(), Some("GLACIER_IR"));
+        assert!(!notes[0].contains("--sse") && !notes[0].contains("--write-part-size"), "{notes:?}");
         assert!(!mount.process.auto_unmount);
     }
 

@@ -16,7 +16,7 @@ use crate::background::{self, Parent, Report};
 use crate::compat::Personality;
 use crate::failure::{ExitStatus, Failure};
 use crate::logging::{self, Audience, Destination};
-use crate::settings::{Surroundings, absolute, fs_config};
+use crate::settings::{Surroundings, absolute, fs_config, stored_config};
 use crate::signals::Signals;
 use crate::store::Source;
 use crate::{memory, note, runtime};
@@ -72,7 +72,7 @@ struct Plan {
 
 impl Plan {
     fn new(args: &MountArgs, personality: Personality) -> Result<Self, Failure> {
-        let source = Source::new(&args.bucket, &args.store)?;
+        let source = Source::new(&args.bucket, &args.store, stored_config(&args.writing)?)?;
         let around = Surroundings {
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),

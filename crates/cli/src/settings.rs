@@ -1,16 +1,20 @@
 //! What the options of a mount mean to the crates below: defaults filled in, contradictions found, files read.
 
+mod writing;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use sluicefs_core::{Allow, FsConfig, ReadConfig, WriteConfig};
+use sluicefs_core::{Allow, FsConfig, ReadConfig};
 use sluicefs_s3_client::KeyPrefix;
 use sluicefs_s3_client::config::{
-    AddressingStyle, BucketType, ClientConfig, CredentialSource, SseCustomerKey,
+    AddressingStyle, BucketType, ClientConfig, CredentialSource, SseCustomerKey, WriteConfig,
 };
 
 use crate::args::{BucketTypeArg, FileArgs, MountArgs, StoreArgs, TtlArg};
 use crate::failure::Failure;
+
+pub(crate) use writing::stored_config;
 
 /// What the process is, for options that default to it.
 #[derive(Debug, Clone, Copy)]
@@ -21,11 +25,11 @@ pub(crate) struct Surroundings {
     pub(crate) metadata_ttl: TtlArg,
 }
 
-/// How to reach the bucket.
+/// How to reach the bucket, and what to store with what is written.
 ///
 /// # Errors
 /// If an option makes no sense, or the key file cannot be read.
-pub(crate) fn client_config(args: &StoreArgs) -> Result<ClientConfig, Failure> {
+pub(crate) fn client_config(args: &StoreArgs, write: WriteConfig) -> Result<ClientConfig, Failure> {
     let mut config = ClientConfig {
         region: args.region.clone(),
         endpoint_url: args.endpoint_url.clone(),
@@ -35,6 +39,7 @@ pub(crate) fn client_config(args: &StoreArgs) -> Result<ClientConfig, Failure> {
         requester_pays: args.requester_pays,
         expected_bucket_owner: args.expected_bucket_owner.clone(),
         sse_customer_key: args.sse_c_key_file.as_deref().map(read_sse_key).transpose()?,
+        write,
         transfer_acceleration: args.transfer_acceleration,
         dual_stack: args.dual_stack,
         bucket_type: args.bucket_type.map(|kind| match kind {
@@ -63,7 +68,7 @@ pub(crate) fn fs_config(
     let metadata_ttl = args.reading.metadata_ttl.unwrap_or(around.metadata_ttl);
     let negative_ttl = args.reading.negative_metadata_ttl.unwrap_or(metadata_ttl);
     let memory_bytes = args.reading.memory_target.unwrap_or(around.memory_target_bytes);
-    let write_bytes = if args.files.read_only { 0 } else { write_memory_bytes(memory_bytes) };
+    let write_bytes = writing::memory_bytes(args, memory_bytes)?;
     let config = FsConfig {
         prefix,
         uid: args.files.uid.unwrap_or(around.uid),
@@ -76,7 +81,7 @@ pub(crate) fn fs_config(
         revalidate_on_open: metadata_ttl != TtlArg::Indefinite,
         allow: allow(&args.files),
         read: read_config(args, memory_bytes - write_bytes),
-        write: WriteConfig { memory_limit_bytes: write_bytes, ..WriteConfig::default() },
+        write: writing::write_config(args, write_bytes),
     };
     config.validate().map_err(|error| Failure::usage(error.to_string()))?;
     Ok(config)
@@ -87,12 +92,6 @@ fn allow(files: &FileArgs) -> Allow {
         return Allow::NOTHING;
     }
     Allow { changes: true, delete: !files.no_delete, overwrite: !files.no_overwrite }
-}
-
-/// What of the memory is for written bytes: a quarter, and room for four parts.
-fn write_memory_bytes(memory_bytes: u64) -> u64 {
-    let parts = 4 * WriteConfig::default().part_size_bytes;
-    (memory_bytes / 4).max(parts).min(memory_bytes)
 }
 
 fn read_config(args: &MountArgs, memory_limit_bytes: u64) -> ReadConfig {
@@ -128,7 +127,7 @@ fn read_sse_key(path: &Path) -> Result<SseCustomerKey, Failure> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::time::Duration;
 
     use clap::Parser;
@@ -144,7 +143,7 @@ mod tests {
         metadata_ttl: TtlArg::Seconds(1),
     };
 
-    fn parse(options: &[&str]) -> MountArgs {
+    pub(crate) fn parse(options: &[&str]) -> MountArgs {
         let line = ["sluicefs", "mount"].iter().chain(options).chain(&["bucket", "/dir"]);
         match Cli::try_parse_from(line).unwrap().command {
             Command::Mount(args) => *args,
@@ -152,8 +151,13 @@ mod tests {
         }
     }
 
-    fn fs(options: &[&str]) -> Result<FsConfig, Failure> {
+    pub(crate) fn fs(options: &[&str]) -> Result<FsConfig, Failure> {
         fs_config(&parse(options), KeyPrefix::root(), AROUND)
+    }
+
+    pub(crate) fn client(options: &[&str]) -> Result<ClientConfig, Failure> {
+        let args = parse(options);
+        client_config(&args.store, stored_config(&args.writing)?)
     }
 
     #[test]
@@ -170,12 +174,12 @@ mod tests {
     #[test]
     fn options_win() {
         let config =
-            fs(&["--uid=0", "--gid=5", "--file-mode=0400", "--memory-target=64", "--part-size=1048576"])
+            fs(&["--uid=0", "--gid=5", "--file-mode=0400", "--memory-target=64", "--read-part-size=1048576"])
                 .unwrap();
         assert_eq!((config.uid, config.gid, config.file_mode), (0, 5, 0o400));
         assert_eq!((config.read.memory_limit_bytes, config.read.part_size_bytes), (32 << 20, 1 << 20));
         assert_eq!((config.write.memory_limit_bytes, config.allow), (32 << 20, Allow::ALL));
-        let config = fs(&["--part-size=1048576", "--read-part-size=2097152"]).unwrap();
+        let config = fs(&["--part-size=8388608", "--read-part-size=2097152"]).unwrap();
         assert_eq!(config.read.part_size_bytes, 2 << 20);
     }
 
@@ -210,21 +214,18 @@ mod tests {
         for options in
             [&["--endpoint-url=minio:9000"][..], &["--region=eu west"], &["--expected-bucket-owner=1"]]
         {
-            assert!(client_config(&parse(options).store).is_err(), "{options:?}");
+            assert!(client(options).is_err(), "{options:?}");
         }
     }
 
     #[test]
     fn client_options_arrive() {
-        let config = client_config(
-            &parse(&[
-                "--no-sign-request",
-                "--force-path-style",
-                "--bucket-type=directory",
-                "--region=eu-west-1",
-            ])
-            .store,
-        )
+        let config = client(&[
+            "--no-sign-request",
+            "--force-path-style",
+            "--bucket-type=directory",
+            "--region=eu-west-1",
+        ])
         .unwrap();
         assert_eq!(config.credentials, CredentialSource::Anonymous);
         assert_eq!(config.addressing, AddressingStyle::Path);
@@ -245,7 +246,7 @@ mod tests {
             (b"", false),
         ] {
             fs::write(&path, content).unwrap();
-            let config = client_config(&parse(&["--sse-c-key-file", path.to_str().unwrap()]).store);
+            let config = client(&["--sse-c-key-file", path.to_str().unwrap()]);
             let key = config.as_ref().ok().and_then(|config| config.sse_customer_key.clone());
             assert_eq!(key, expected.then(|| SseCustomerKey::new([b'a'; 32])), "{config:?}");
         }

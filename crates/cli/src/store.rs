@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use sluicefs_s3_client::config::ClientConfig;
+use sluicefs_s3_client::config::{ClientConfig, WriteConfig};
 use sluicefs_s3_client::open::{Location, connect, probe};
 use sluicefs_s3_client::{
     Bucket, BucketUrl, Error as StoreError, ErrorKind, KeyPrefix, ReliableBucket, RetryConfig,
@@ -24,12 +24,12 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// What the options of a mount say.
+    /// What the options say; `write` is what to store with what is written.
     ///
     /// # Errors
     /// If the bucket or an option makes no sense.
-    pub(crate) fn new(bucket: &str, args: &StoreArgs) -> Result<Self, Failure> {
-        let mut source = Self::with_client(bucket, client_config(args)?)?;
+    pub(crate) fn new(bucket: &str, args: &StoreArgs, write: WriteConfig) -> Result<Self, Failure> {
+        let mut source = Self::with_client(bucket, client_config(args, write)?)?;
         if let Some(prefix) = &args.prefix {
             source.url = source.url.with_prefix(prefix).map_err(|error| Failure::usage(error.to_string()))?;
         }
@@ -101,7 +101,7 @@ mod tests {
     fn source(bucket: &str, options: &[&str]) -> Result<Source, Failure> {
         let line = ["sluicefs", "mount", bucket, "/dir"];
         match Cli::try_parse_from(line.iter().chain(options)).unwrap().command {
-            Command::Mount(args) => Source::new(&args.bucket, &args.store),
+            Command::Mount(args) => Source::new(&args.bucket, &args.store, WriteConfig::default()),
             other => panic!("{other:?}"),
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
 
+use super::WritingArgs;
 use super::values::{TtlArg, mebibytes, mode, prefix, seconds};
 
 /// Mounts a bucket, or a part of it, on a directory.
@@ -23,6 +24,8 @@ pub(crate) struct MountArgs {
     pub(crate) files: FileArgs,
     #[command(flatten)]
     pub(crate) reading: ReadingArgs,
+    #[command(flatten)]
+    pub(crate) writing: WritingArgs,
     #[command(flatten)]
     pub(crate) process: ProcessArgs,
     #[command(flatten)]
@@ -140,14 +143,14 @@ pub(crate) struct ReadingArgs {
     /// How long the absence of a name is believed. [default: as --metadata-ttl]
     #[arg(long, value_name = "SECONDS|indefinite|minimal")]
     pub(crate) negative_metadata_ttl: Option<TtlArg>,
-    /// The memory for read buffers and cached blocks, in MiB. [default: an eighth of the RAM or of the container's limit,
+    /// The memory for read buffers, cached blocks and written bytes, in MiB. [default: an eighth of the RAM or of the container's limit,
     /// from 128 to 1024]
     #[arg(long, value_name = "MIB", value_parser = mebibytes)]
     pub(crate) memory_target: Option<u64>,
     /// The largest single GET, in bytes. [default: 8388608]
     #[arg(long, value_name = "BYTES")]
     pub(crate) read_part_size: Option<u64>,
-    /// The same as --read-part-size, which wins where both are given.
+    /// The same as --read-part-size and --write-part-size, which win where they are given.
     #[arg(long, value_name = "BYTES")]
     pub(crate) part_size: Option<u64>,
     /// How far the kernel itself reads ahead, in KiB. Setting it needs root. [default: chosen for the mount]

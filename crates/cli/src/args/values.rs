@@ -82,6 +82,14 @@ pub(crate) fn mebibytes(text: &str) -> Result<u64, String> {
     }
 }
 
+/// A tag, `NAME=VALUE`; the value may be empty.
+pub(crate) fn tag(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write a tag as NAME=VALUE".to_owned()),
+    }
+}
+
 /// The part of a bucket to mount.
 pub(crate) fn prefix(text: &str) -> Result<String, String> {
     if text.is_empty() || text.ends_with('/') {
@@ -133,6 +141,12 @@ mod tests {
         assert!(mebibytes("0").is_err() && mebibytes("99999999").is_err() && mebibytes("1G").is_err());
         assert_eq!(seconds("30"), Ok(Duration::from_secs(30)));
         assert!(seconds("0").is_err() && seconds("1m").is_err());
+    }
+
+    #[test]
+    fn tags_have_names() {
+        assert_eq!(tag("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
+        assert!(tag("a=").is_ok() && tag("=b").is_err() && tag("ab").is_err());
     }
 
     #[test]

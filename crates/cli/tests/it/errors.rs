@@ -182,7 +182,7 @@ fn unmount_of_what_is_not_mounted() {
 fn settings_that_do_not_fit() {
     let sandbox = Sandbox::new();
     for (options, part) in [
-        (&["--memory-target", "1"][..], "too small"),
+        (&["--memory-target", "1"][..], "use --memory-target 64 or more"),
         (&["--expected-bucket-owner", "me"], "12 digits"),
         (&["--sse-c-key-file", "/no/such/file"], "cannot read the SSE-C key file"),
         (&["--auto-unmount"], "--auto-unmount is not supported"),

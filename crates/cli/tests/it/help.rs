@@ -11,7 +11,7 @@ fn sluicefs(args: &[&str]) -> Outcome {
     run(command)
 }
 
-const FLAGS: [&str; 38] = [
+const FLAGS: [&str; 49] = [
     "--prefix",
     "--region",
     "--endpoint-url",
@@ -40,6 +40,17 @@ const FLAGS: [&str; 38] = [
     "--read-part-size",
     "--part-size",
     "--read-ahead-kb",
+    "--write-part-size",
+    "--upload-checksums",
+    "--storage-class",
+    "--sse",
+    "--sse-kms-key-id",
+    "--sse-bucket-key",
+    "--acl",
+    "--tag",
+    "--on-conflict",
+    "--excl",
+    "--max-renamed-objects",
     "--foreground",
     "--log-directory",
     "--no-log",
