@@ -1,7 +1,7 @@
 //! The command line of Mountpoint for Amazon S3, for scripts and fstab lines that call `mount-s3`.
 //!
 //! Under that name this binary takes that whole line with that program's defaults: names are asked for each time, deleting and overwriting are
-//! refused unless allowed. Options whose promise would be broken are refused with the reason.
+//! refused unless allowed, and content types are inferred when asked for. Options whose promise would be broken are refused with the reason.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -63,9 +63,9 @@ pub(crate) struct CompatCli {
     refused: RefusedArgs,
 }
 
-/// What that program refuses unless it is told not to.
+/// What that program does only when told to.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "What may be changed")]
+#[command(next_help_heading = "What is done when told to")]
 struct AllowedArgs {
     /// Let files and directories be removed.
     #[arg(long)]
@@ -73,6 +73,9 @@ struct AllowedArgs {
     /// Let objects that exist be replaced and changed.
     #[arg(long)]
     allow_overwrite: bool,
+    /// Give what is written the Content-Type of its name's extension.
+    #[arg(long, conflicts_with = "no_content_type")]
+    infer_content_type: bool,
 }
 
 /// Options without effect here.
@@ -82,9 +85,6 @@ struct IgnoredArgs {
     /// Appending and partial changes work in every bucket, when the file is closed or synced.
     #[arg(long)]
     incremental_upload: bool,
-    /// Nothing is uploaded.
-    #[arg(long)]
-    infer_content_type: bool,
     /// The number of connections follows the load.
     #[arg(long, value_name = "GBPS")]
     maximum_throughput_gbps: Option<f64>,
@@ -132,6 +132,7 @@ impl CompatCli {
         self.refused.check()?;
         self.mount.files.no_delete |= !self.allowed.allow_delete;
         self.mount.files.no_overwrite |= !self.allowed.allow_overwrite;
+        self.mount.writing.no_content_type |= !self.allowed.infer_content_type;
         let mut ignored = self.ignored.given();
         if std::mem::take(&mut self.mount.process.auto_unmount) {
             ignored.push("--auto-unmount");
@@ -148,7 +149,6 @@ impl IgnoredArgs {
     fn given(&self) -> Vec<&'static str> {
         let options = [
             ("--incremental-upload", self.incremental_upload),
-            ("--infer-content-type", self.infer_content_type),
             ("--maximum-throughput-gbps", self.maximum_throughput_gbps.is_some()),
             ("--max-threads", self.max_threads.is_some()),
             ("--debug-crt", self.debug_crt),
@@ -298,7 +298,7 @@ mod tests {
         assert!(!mount.files.no_delete && !mount.files.no_overwrite);
         let writing = &mount.writing;
         assert_eq!((writing.sse, writing.upload_checksums), (Some(SseArg::Kms), Some(ChecksumArg::Crc32c)));
-        assert_eq!(writing.storage_class.as_deref(), Some("GLACIER_IR"));
+        assert_eq!((writing.storage_class.as_deref(), writing.no_content_type), (Some("GLACIER_IR"), false));
         assert!(!notes[0].contains("--sse") && !notes[0].contains("--write-part-size"), "{notes:?}");
         assert!(!mount.process.auto_unmount);
     }

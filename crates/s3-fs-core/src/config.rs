@@ -108,6 +108,8 @@ pub struct WriteConfig {
     pub exclusive: Exclusive,
     /// A directory with more objects below it is not renamed: each costs a request or two, and the rename is over only with the last.
     pub max_renamed_objects: u64,
+    /// Give what is written the `Content-Type` that the extension of its name stands for, if it does for one. Default true.
+    pub infer_content_type: bool,
     /// The tier that new objects are told to be in, as far as attributes show it. The client's settings decide.
     pub storage_class: StorageClass,
 }
@@ -120,6 +122,7 @@ impl Default for WriteConfig {
             on_conflict: OnConflict::default(),
             exclusive: Exclusive::default(),
             max_renamed_objects: 100_000,
+            infer_content_type: true,
             storage_class: StorageClass::Standard,
         }
     }

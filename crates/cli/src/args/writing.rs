@@ -33,6 +33,10 @@ pub(crate) struct WritingArgs {
     /// A tag for everything that is written. May be given ten times.
     #[arg(long = "tag", value_name = "NAME=VALUE", value_parser = tag)]
     pub(crate) tags: Vec<(String, String)>,
+    /// Leave the Content-Type of what is written to the server. Without this, it is that of the name's extension, where it has a
+    /// known one.
+    #[arg(long)]
+    pub(crate) no_content_type: bool,
     /// What to do when an object that is to be replaced was changed by somebody else since its file was opened: fail with ESTALE, or
     /// overwrite it. [default: fail]
     #[arg(long, value_enum, value_name = "fail|overwrite", hide_possible_values = true)]

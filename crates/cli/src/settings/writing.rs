@@ -56,6 +56,7 @@ pub(super) fn write_config(args: &MountArgs, memory_limit_bytes: u64) -> WriteCo
             ExclArg::AtClose => Exclusive::AtClose,
         }),
         max_renamed_objects: writing.max_renamed_objects.unwrap_or(defaults.max_renamed_objects),
+        infer_content_type: !writing.no_content_type,
         storage_class: writing.storage_class.as_deref().map_or(defaults.storage_class, StorageClass::parse),
     }
 }
@@ -158,11 +159,13 @@ mod tests {
             "--excl=at-close",
             "--max-renamed-objects=7",
             "--storage-class=GLACIER_IR",
+            "--no-content-type",
         ])
         .unwrap()
         .write;
         assert_eq!((write.on_conflict, write.exclusive), (OnConflict::Overwrite, Exclusive::AtClose));
         assert_eq!((write.max_renamed_objects, write.storage_class), (7, StorageClass::GlacierIr));
+        assert!(!write.infer_content_type);
         let write = fs(&[]).unwrap().write;
         assert_eq!(write, WriteConfig { memory_limit_bytes: 128 << 20, ..WriteConfig::default() });
     }

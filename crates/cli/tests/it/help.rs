@@ -11,7 +11,7 @@ fn sluicefs(args: &[&str]) -> Outcome {
     run(command)
 }
 
-const FLAGS: [&str; 49] = [
+const FLAGS: [&str; 50] = [
     "--prefix",
     "--region",
     "--endpoint-url",
@@ -48,6 +48,7 @@ const FLAGS: [&str; 49] = [
     "--sse-bucket-key",
     "--acl",
     "--tag",
+    "--no-content-type",
     "--on-conflict",
     "--excl",
     "--max-renamed-objects",

@@ -77,8 +77,9 @@ impl WriteEngine {
     }
 
     /// What is stored with the object `key` besides its bytes.
-    pub(crate) fn attributes(&self, _key: &ObjectKey) -> ObjectAttributes {
-        ObjectAttributes::default()
+    pub(crate) fn attributes(&self, key: &ObjectKey) -> ObjectAttributes {
+        let content_type = if self.config.infer_content_type { content_type(key) } else { None };
+        ObjectAttributes { content_type: content_type.map(str::to_owned), ..Default::default() }
     }
 
     /// What is stored with the object that makes a directory exist: the type that Amazon's console and others give it.
@@ -131,6 +132,11 @@ impl WriteEngine {
     }
 }
 
+/// The type that the extension of a key's last component stands for, in whatever case; `None` leaves the choice to the store.
+fn content_type(key: &ObjectKey) -> Option<&'static str> {
+    mime_guess::from_path(key.as_str()).first_raw()
+}
+
 /// A request or a commit under way.
 pub(super) struct Busy(Arc<WriteEngine>);
 
@@ -147,5 +153,26 @@ impl fmt::Debug for WriteEngine {
             .field("budget", &self.budget)
             .field("config", &self.config)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extensions_stand_for_types() {
+        for (key, expected) in [
+            ("site/index.html", Some("text/html")),
+            ("a/config.JSON", Some("application/json")),
+            ("photo.jpeg", Some("image/jpeg")),
+            ("data.tar.gz", Some("application/gzip")),
+            ("model.safetensors", None),
+            ("Makefile", None),
+            (".png", None),
+            ("v1.html/data", None),
+        ] {
+            assert_eq!(content_type(&ObjectKey::new(key).unwrap()), expected, "{key}");
+        }
     }
 }

@@ -300,3 +300,20 @@ async fn a_removed_file_is_never_sent() {
     draft.commit().await.unwrap();
     assert_eq!(rig.faults.requests().total(), 0);
 }
+
+#[tokio::test]
+async fn objects_have_the_type_of_their_extension_unless_told_not_to() {
+    let check = async |infer_content_type, len, expected: Option<&str>| {
+        let rig = rig_with(WriteConfig { infer_content_type, ..WriteConfig::default() });
+        let draft = rig.create("site/index.html");
+        fill(&draft, 1, ByteRange::new(0, len)).await;
+        draft.commit().await.unwrap();
+        let head = rig.bucket.head(&ObjectKey::new("site/index.html").unwrap()).await.unwrap();
+        assert_eq!(head.content_type.as_deref(), expected, "{len}");
+    };
+    // In one request, and in parts.
+    for len in [5, 20 * MIB] {
+        check(true, len, Some("text/html")).await;
+        check(false, len, Some("binary/octet-stream")).await;
+    }
+}
