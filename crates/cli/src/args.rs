@@ -1,6 +1,7 @@
 //! The command line of `sluicefs`. Every text of `--help` and of the reference is the comment of its field here.
 
 mod mount;
+mod objects;
 mod values;
 mod writing;
 
@@ -13,6 +14,7 @@ use sluicefs_csi::Endpoint;
 use crate::failure::EXIT_CODES_HELP;
 
 pub(crate) use mount::{BucketTypeArg, FileArgs, LogArgs, MountArgs, StoreArgs};
+pub(crate) use objects::{UploadsAbortArgs, UploadsArgs, UploadsCommand, UploadsListArgs};
 pub(crate) use values::TtlArg;
 pub(crate) use writing::{ChecksumArg, ExclArg, OnConflictArg, SseArg, WritingArgs};
 
@@ -36,6 +38,8 @@ pub(crate) enum Command {
     Mount(Box<MountArgs>),
     /// Unmounts a directory.
     Unmount(UnmountArgs),
+    /// Lists and aborts uploads in parts that were begun and never ended. They cost storage, and no listing shows them.
+    Uploads(UploadsArgs),
     /// Shows a mount at work on this machine, without an account: starts a small S3 server, mounts it, reads a model back.
     Demo(DemoArgs),
     /// Serves the Container Storage Interface (its identity service) for Kubernetes.

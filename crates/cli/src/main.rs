@@ -19,6 +19,7 @@ mod settings;
 mod signals;
 mod store;
 mod unmount;
+mod uploads;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -55,6 +56,7 @@ fn run(cli: Cli, args: &[OsString]) -> Result<(), Failure> {
     match cli.command {
         Command::Mount(mount) => mount::run(&mount, Invocation { personality: Personality::Sluicefs, args }),
         Command::Unmount(unmount) => unmount::run(&unmount),
+        Command::Uploads(uploads) => uploads::run(&uploads.command),
         Command::Demo(demo) => {
             start_log(&demo.logs, Audience::Narrated)?;
             demo::run(&demo)
@@ -86,6 +88,17 @@ fn start_log(args: &LogArgs, audience: Audience) -> Result<(), Failure> {
 /// The filter of the log that the environment asks for.
 fn log_filter(personality: Personality) -> Option<OsString> {
     personality.log_variables().iter().find_map(std::env::var_os)
+}
+
+/// Prints a line of what was asked for.
+///
+/// # Errors
+/// If standard output is closed; without a message if its reader has seen enough.
+fn say(line: &str) -> Result<(), Failure> {
+    writeln!(io::stdout(), "{line}").map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => Failure::failed(""),
+        _ => Failure::failed(format!("cannot print: {error}")),
+    })
 }
 
 /// Tells the person at the terminal. If nobody can be told, nobody is.

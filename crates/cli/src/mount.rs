@@ -72,7 +72,8 @@ struct Plan {
 
 impl Plan {
     fn new(args: &MountArgs, personality: Personality) -> Result<Self, Failure> {
-        let source = Source::new(&args.bucket, &args.store, stored_config(&args.writing)?)?;
+        let source = Source::new(&args.bucket, &args.store, stored_config(&args.writing)?)?
+            .below(args.prefix.as_deref())?;
         let around = Surroundings {
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),

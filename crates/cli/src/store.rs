@@ -30,13 +30,20 @@ impl Source {
     /// If the bucket or an option makes no sense.
     pub(crate) fn new(bucket: &str, args: &StoreArgs, write: WriteConfig) -> Result<Self, Failure> {
         let mut source = Self::with_client(bucket, client_config(args, write)?)?;
-        if let Some(prefix) = &args.prefix {
-            source.url = source.url.with_prefix(prefix).map_err(|error| Failure::usage(error.to_string()))?;
-        }
         if let Some(limit) = args.op_timeout {
             source.retry.operation_deadline = limit;
         }
         Ok(source)
+    }
+
+    /// The directory `prefix` of the bucket alone, if there is one.
+    ///
+    /// # Errors
+    /// If the bucket was given with a prefix already.
+    pub(crate) fn below(mut self, prefix: Option<&str>) -> Result<Self, Failure> {
+        let prefix = prefix.unwrap_or_default();
+        self.url = self.url.with_prefix(prefix).map_err(|error| Failure::usage(error.to_string()))?;
+        Ok(self)
     }
 
     /// A bucket that is reached as `client` says.
@@ -49,7 +56,7 @@ impl Source {
         Ok(Self { url, client, retry })
     }
 
-    /// The directory that is mounted: empty, or ending in `/`.
+    /// The directory that is meant: empty, or ending in `/`.
     pub(crate) fn prefix(&self) -> KeyPrefix {
         self.url.prefix.clone()
     }
@@ -101,7 +108,8 @@ mod tests {
     fn source(bucket: &str, options: &[&str]) -> Result<Source, Failure> {
         let line = ["sluicefs", "mount", bucket, "/dir"];
         match Cli::try_parse_from(line.iter().chain(options)).unwrap().command {
-            Command::Mount(args) => Source::new(&args.bucket, &args.store, WriteConfig::default()),
+            Command::Mount(args) => Source::new(&args.bucket, &args.store, WriteConfig::default())
+                .and_then(|source| source.below(args.prefix.as_deref())),
             other => panic!("{other:?}"),
         }
     }

@@ -18,6 +18,9 @@ pub(crate) struct MountArgs {
     /// The directory to mount on. It must exist.
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) dir: PathBuf,
+    /// Mount only the keys that begin with this, as if it were the bucket's root. Ends in "/". [default: the whole bucket]
+    #[arg(long, value_parser = prefix, help_heading = "Bucket and credentials")]
+    pub(crate) prefix: Option<String>,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
     #[command(flatten)]
@@ -36,9 +39,6 @@ pub(crate) struct MountArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Bucket and credentials")]
 pub(crate) struct StoreArgs {
-    /// Mount only the keys that begin with this, as if it were the bucket's root. Ends in "/". [default: the whole bucket]
-    #[arg(long, value_parser = prefix)]
-    pub(crate) prefix: Option<String>,
     /// The bucket's region. Without it AWS_REGION, the profile and EC2 instance metadata are asked; a wrong guess is corrected by
     /// the server.
     #[arg(long)]
@@ -77,10 +77,11 @@ pub(crate) struct StoreArgs {
     /// A file with the key that the objects are encrypted with (SSE-C): 32 bytes, or those in base64.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) sse_c_key_file: Option<PathBuf>,
-    /// Begin the User-Agent header of every request with this, to find the mount in access logs.
+    /// Begin the User-Agent header of every request with this, to find it in access logs.
     #[arg(long, value_name = "TEXT")]
     pub(crate) user_agent_prefix: Option<String>,
-    /// Give up on a request, retries included, after this many seconds; the reader then gets an input/output error. [default: 60]
+    /// Give up on a request, retries included, after this many seconds; who reads a mount then gets an input/output error.
+    /// [default: 60]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) op_timeout: Option<Duration>,
 }

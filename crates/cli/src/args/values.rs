@@ -82,6 +82,22 @@ pub(crate) fn mebibytes(text: &str) -> Result<u64, String> {
     }
 }
 
+/// How long ago: a number with its unit, `30s`, `15m`, `12h`, `7d`, `2w`.
+pub(crate) fn age(text: &str) -> Result<Duration, String> {
+    let unit_secs = match text.chars().next_back() {
+        Some('s') => 1,
+        Some('m') => 60,
+        Some('h') => 3600,
+        Some('d') => 24 * 3600,
+        Some('w') => 7 * 24 * 3600,
+        _ => return Err(AGE_FORM.to_owned()),
+    };
+    let number: u64 = text[..text.len() - 1].parse().map_err(|_| AGE_FORM)?;
+    number.checked_mul(unit_secs).map(Duration::from_secs).ok_or_else(|| AGE_FORM.to_owned())
+}
+
+const AGE_FORM: &str = "write a number with its unit: 30s, 15m, 12h, 7d or 2w";
+
 /// A tag, `NAME=VALUE`; the value may be empty.
 pub(crate) fn tag(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -141,6 +157,27 @@ mod tests {
         assert!(mebibytes("0").is_err() && mebibytes("99999999").is_err() && mebibytes("1G").is_err());
         assert_eq!(seconds("30"), Ok(Duration::from_secs(30)));
         assert!(seconds("0").is_err() && seconds("1m").is_err());
+    }
+
+    #[test]
+    fn ages_have_units() {
+        for (text, expected) in [
+            ("0s", Some(0)),
+            ("15m", Some(900)),
+            ("12h", Some(43_200)),
+            ("1d", Some(86_400)),
+            ("2w", Some(1_209_600)),
+            ("1", None),
+            ("d", None),
+            ("-1d", None),
+            ("1 Tag", None),
+            ("99999999999999999999w", None),
+            ("9999999999999999999w", None),
+            ("", None),
+            ("1é", None),
+        ] {
+            assert_eq!(age(text).ok(), expected.map(Duration::from_secs), "{text:?}");
+        }
     }
 
     #[test]

@@ -107,6 +107,7 @@ fn reference_covers_commands_and_hides_what_is_hidden() {
     for part in [
         "## `sluicefs mount`",
         "## `sluicefs unmount`",
+        "## `sluicefs uploads abort`",
         "## `sluicefs demo`",
         "## `sluicefs csi`",
         "--metadata-ttl",

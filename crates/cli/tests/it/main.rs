@@ -14,4 +14,5 @@ mod errors;
 mod foreground;
 mod help;
 mod sandbox;
+mod uploads;
 mod users;

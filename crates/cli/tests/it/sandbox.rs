@@ -102,6 +102,10 @@ impl Sandbox {
         is_mounted(&self.target())
     }
 
+    pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.runtime.block_on(future)
+    }
+
     pub(crate) fn stop_server(&mut self) {
         self.runtime.block_on(self.server.stop());
     }
