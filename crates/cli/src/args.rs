@@ -14,7 +14,7 @@ use sluicefs_csi::Endpoint;
 use crate::failure::EXIT_CODES_HELP;
 
 pub(crate) use mount::{BucketTypeArg, FileArgs, LogArgs, MountArgs, StoreArgs};
-pub(crate) use objects::{UploadsAbortArgs, UploadsArgs, UploadsCommand, UploadsListArgs};
+pub(crate) use objects::{RmArgs, UploadsAbortArgs, UploadsArgs, UploadsCommand, UploadsListArgs};
 pub(crate) use values::TtlArg;
 pub(crate) use writing::{ChecksumArg, ExclArg, OnConflictArg, SseArg, WritingArgs};
 
@@ -38,6 +38,9 @@ pub(crate) enum Command {
     Mount(Box<MountArgs>),
     /// Unmounts a directory.
     Unmount(UnmountArgs),
+    /// Removes an object of a bucket, or everything below a directory, without mounting it. Nothing is asked.
+    #[command(after_help = RM_EXAMPLES, after_long_help = RM_EXAMPLES)]
+    Rm(Box<RmArgs>),
     /// Lists and aborts uploads in parts that were begun and never ended. They cost storage, and no listing shows them.
     Uploads(UploadsArgs),
     /// Shows a mount at work on this machine, without an account: starts a small S3 server, mounts it, reads a model back.
@@ -60,6 +63,13 @@ Examples:
     sluicefs mount --no-sign-request --metadata-ttl indefinite public-bucket /mnt/data
     sluicefs mount --endpoint-url http://127.0.0.1:9000 my-bucket /mnt/models
     sluicefs mount file:///srv/models /mnt/models";
+
+const RM_EXAMPLES: &str = "\
+Examples:
+
+    sluicefs rm s3://my-bucket/checkpoints/step-100.pt
+    sluicefs rm -r --dry-run s3://my-bucket/checkpoints/
+    sluicefs rm -r s3://my-bucket/checkpoints/";
 
 /// What to unmount.
 #[derive(Debug, Args)]

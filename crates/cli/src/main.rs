@@ -14,6 +14,7 @@ mod logging;
 mod memory;
 mod mount;
 mod reference;
+mod rm;
 mod runtime;
 mod settings;
 mod signals;
@@ -56,6 +57,7 @@ fn run(cli: Cli, args: &[OsString]) -> Result<(), Failure> {
     match cli.command {
         Command::Mount(mount) => mount::run(&mount, Invocation { personality: Personality::Sluicefs, args }),
         Command::Unmount(unmount) => unmount::run(&unmount),
+        Command::Rm(rm) => rm::run(&rm),
         Command::Uploads(uploads) => uploads::run(&uploads.command),
         Command::Demo(demo) => {
             start_log(&demo.logs, Audience::Narrated)?;

@@ -65,3 +65,21 @@ pub(crate) struct UploadsAbortArgs {
     #[command(flatten)]
     pub(crate) logs: LogArgs,
 }
+
+/// What to remove.
+#[derive(Debug, Args)]
+pub(crate) struct RmArgs {
+    /// The object to remove, s3://bucket/key, or with -r the directory, s3://bucket/dir/.
+    #[arg(value_name = "URL")]
+    pub(crate) url: String,
+    /// Remove everything below the directory, and an object of its name.
+    #[arg(short, long)]
+    pub(crate) recursive: bool,
+    /// Only print what would be removed.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    #[command(flatten)]
+    pub(crate) logs: LogArgs,
+}

@@ -108,6 +108,7 @@ fn reference_covers_commands_and_hides_what_is_hidden() {
         "## `sluicefs mount`",
         "## `sluicefs unmount`",
         "## `sluicefs uploads abort`",
+        "## `sluicefs rm`",
         "## `sluicefs demo`",
         "## `sluicefs csi`",
         "--metadata-ttl",

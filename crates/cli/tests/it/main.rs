@@ -13,6 +13,7 @@ mod demo;
 mod errors;
 mod foreground;
 mod help;
+mod rm;
 mod sandbox;
 mod uploads;
 mod users;
