@@ -43,7 +43,8 @@ pub(crate) enum Command {
     Rm(Box<RmArgs>),
     /// Lists and aborts uploads in parts that were begun and never ended. They cost storage, and no listing shows them.
     Uploads(UploadsArgs),
-    /// Shows a mount at work on this machine, without an account: starts a small S3 server, mounts it, reads a model back.
+    /// Shows a mount at work on this machine, without an account: starts a small S3 server, mounts it, reads a model back, writes a
+    /// file.
     Demo(DemoArgs),
     /// Serves the Container Storage Interface (its identity service) for Kubernetes.
     Csi(CsiArgs),

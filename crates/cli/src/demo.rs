@@ -6,7 +6,7 @@
 mod model;
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use sluicefs_core::{FileSystem, FsConfig, ReadConfig};
 use sluicefs_embedded_s3::{EmbeddedS3, EmbeddedS3Config, MemoryBucket, Unsigned};
 use sluicefs_fuse::{MountConfig, MountError, MountedSession};
+use sluicefs_s3_client::ByteRange;
 use sluicefs_s3_client::config::{ClientConfig, CredentialSource, Secret, StaticKeys};
 use tokio::time::Instant;
 
@@ -23,7 +24,7 @@ use crate::failure::Failure;
 use crate::mount::{self, attach};
 use crate::signals::Signals;
 use crate::store::Source;
-use crate::{memory, runtime};
+use crate::{memory, runtime, say};
 
 const BUCKET: &str = "demo";
 const MODEL: &str = "llm/model.safetensors";
@@ -36,6 +37,9 @@ const FILES: [(&str, &str); 4] = [
     ("llm/tokenizer/vocab.txt", "hello\nworld\n"),
     ("llm/tokenizer/merges.txt", "h e\nl o\n"),
 ];
+
+/// The file that is written through the mount.
+const WRITTEN: (&str, &str) = ("notes/hello.md", "Written through the mount, kept as an object.\n");
 
 /// Runs the demonstration.
 ///
@@ -55,7 +59,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<(), Failure> {
         };
         if args.keep {
             say(&format!(
-                "\nIt stays mounted at {} until you press Ctrl-C.",
+                "\nIt stays mounted at {} for reading and writing, until you press Ctrl-C.",
                 session.session.target().display()
             ))?;
             signals.next().await;
@@ -91,7 +95,7 @@ async fn show(args: &DemoArgs, directory: &Path) -> Result<Demonstration, Failur
     let endpoint = server.endpoint_url();
     say(&format!("1. An S3 server runs at {endpoint}, in this process."))?;
 
-    let checksums = write(bucket, args.size).await?;
+    let checksums = write(bucket.clone(), args.size).await?;
     say(&format!(
         "2. It holds s3://{BUCKET}: {} small files and a model of {} MiB.",
         FILES.len(),
@@ -103,8 +107,11 @@ async fn show(args: &DemoArgs, directory: &Path) -> Result<Demonstration, Failur
     say(&format!("3. It is mounted at {} ({} ms).", directory.display(), started.elapsed().as_millis()))?;
 
     let (root, size) = (directory.to_owned(), args.size);
-    let read = tokio::task::spawn_blocking(move || read_back(&root, &checksums, size));
-    read.await.map_err(mount::panicked)??;
+    let used = tokio::task::spawn_blocking(move || {
+        read_back(&root, &checksums, size)?;
+        write_through(&root, &bucket)
+    });
+    used.await.map_err(mount::panicked)??;
     let requests = server.requests();
     say(&format!("   The server answered {} requests for all of this.", requests.total()))?;
     say(WHAT_NEXT)?;
@@ -149,7 +156,8 @@ async fn mount(endpoint: &str, keys: StaticKeys, directory: &Path) -> Result<Mou
     };
     let bucket = source.open().await?;
     let fs = FileSystem::new(Arc::clone(&bucket), fs).map_err(|error| Failure::failed(error.to_string()))?;
-    attach(fs, directory.to_owned(), MountConfig::new(source.to_string())).await
+    let session = MountConfig { read_only: false, ..MountConfig::new(source.to_string()) };
+    attach(fs, directory.to_owned(), session).await
 }
 
 /// Reads all files through the mount, as any program would.
@@ -169,6 +177,26 @@ fn read_back(root: &Path, checksums: &[String], size_mib: u64) -> Result<(), Fai
     ))?;
     let again = read_model(root, checksums, &ProgressBar::hidden())?;
     say(&format!("   Once more, now cached by the kernel: {}.", rate(size_mib, again)))
+}
+
+/// Writes a file through the mount, as any program would, and looks whether the bucket holds it.
+fn write_through(root: &Path, bucket: &MemoryBucket) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::failed(format!("writing through the mount: {error}"));
+    let (key, text) = WRITTEN;
+    let path = root.join(key);
+    let started = Instant::now();
+    std::fs::create_dir(path.parent().unwrap_or(root)).map_err(failed)?;
+    std::fs::write(&path, text).map_err(failed)?;
+    let spent = started.elapsed();
+    let held = bucket.object(key).map(|object| object.content);
+    let held = held.map(|content| content.slice(ByteRange::new(0, content.len())));
+    if held.as_deref() != Some(text.as_bytes()) {
+        return Err(Failure::failed(format!("the bucket does not hold {key} as it was written")));
+    }
+    say(&format!(
+        "5. A file written through the mount is in the bucket when it is closed: s3://{BUCKET}/{key} ({} ms).",
+        spent.as_millis()
+    ))
 }
 
 /// Reads and checks the tensors one after another; how long reading took.
@@ -204,10 +232,6 @@ fn progress_bar(what: &'static str, bytes: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("   {msg} [{bar:40}] {bytes}/{total_bytes} {bytes_per_sec}")
         .expect("the template is right");
     ProgressBar::new(bytes).with_style(style).with_message(what)
-}
-
-fn say(line: &str) -> Result<(), Failure> {
-    writeln!(io::stdout(), "{line}").map_err(|error| Failure::failed(format!("cannot print: {error}")))
 }
 
 /// A directory to mount on; it goes with this value. Never removed with its content, for that is the bucket's.

@@ -13,6 +13,7 @@ fn shows_everything_and_leaves_nothing() {
     for part in [
         "An S3 server runs at http://127.0.0.1:",
         "every checksum right: 8 MiB in",
+        "in the bucket when it is closed: s3://demo/notes/hello.md",
         "What to try next",
         "cleaned up",
     ] {
@@ -30,6 +31,8 @@ fn keep_stays_until_ctrl_c() {
     let line = demo.wait_for("It stays mounted at ");
     let target = line.split_whitespace().find(|word| word.starts_with('/')).unwrap();
     assert!(fs::read_to_string(format!("{target}/llm/config.json")).unwrap().contains("demo"));
+    fs::write(format!("{target}/mine.txt"), "mine").unwrap();
+    assert_eq!(fs::read_to_string(format!("{target}/mine.txt")).unwrap(), "mine");
     demo.signal(Signal::INT);
     assert_eq!(demo.wait().code(), Some(0));
     assert!(!is_mounted(target.as_ref()));
