@@ -17,3 +17,4 @@ mod rm;
 mod sandbox;
 mod uploads;
 mod users;
+mod writing;
