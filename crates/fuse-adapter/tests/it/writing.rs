@@ -335,6 +335,18 @@ fn a_lost_update_is_told_at_close() {
 }
 
 #[test]
+fn no_directory_replaces_one_that_has_entries() {
+    let bucket = bucket(&[]);
+    let mount = writable(&bucket);
+    shell(&mount, "mkdir empty file sub; touch file/f; mkdir sub/d");
+    for full in ["file", "sub"] {
+        let refused = fs::rename(mount.join("empty"), mount.join(full)).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::DirectoryNotEmpty, "{full}");
+    }
+    assert_eq!(shell(&mount, "ls"), "empty\nfile\nsub\n");
+}
+
+#[test]
 fn owner_mode_and_times_are_shown_as_they_were_set() {
     let bucket = bucket(&[("f", "x")]);
     let mount = writable(&bucket);

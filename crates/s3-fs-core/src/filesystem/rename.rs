@@ -294,7 +294,8 @@ impl FileSystem {
         }
     }
 
-    /// A target that is not empty is the beginning of this very rename, if everything in it is a copy of what is here or was here.
+    /// A target that is not empty is the beginning of this very rename, if everything in it is a copy of what is here or was here. At least
+    /// one file must be among that: every two directories have equal markers.
     async fn must_be_continued(
         &self,
         objects: &BTreeMap<String, ObjectMeta>,
@@ -306,7 +307,9 @@ impl FileSystem {
             objects.get(name).is_some_and(|here| here.size == meta.size && here.etag == meta.etag)
         };
         let copies = there.iter().filter(|object| is_copy(*object)).count();
-        if copies == there.len() || copies == objects.len() {
+        let is_file = |name: &str| !name.is_empty() && !name.ends_with('/');
+        let has_copied_file = there.iter().any(|object| is_file(object.0) && is_copy(object));
+        if has_copied_file && (copies == there.len() || copies == objects.len()) {
             tracing::info!(from = %old, to = %new, copies, "a rename that was interrupted goes on");
             return Ok(());
         }
