@@ -189,6 +189,27 @@ impl FileSystem {
     async fn read_to(&self, handle: HandleId, range: ByteRange, to: Destination) -> Result<ReadData> {
         let handle = self.open_files.get("read", handle)?;
         let reader = &handle.reader;
+        match self.read_once(reader, range, to).await {
+            // What this mount itself writes may have become the object in the middle of the read.
+            Err(error) if error.kind() == ErrorKind::Stale && self.is_overtaken(reader).await => {
+                self.read_once(reader, range, to).await
+            }
+            read => read,
+        }
+    }
+
+    /// Whether this mount writes the file, and may have made the version that a read has met; waits until that is known here.
+    async fn is_overtaken(&self, reader: &FileHandle) -> bool {
+        match self.writers.draft(reader.ino) {
+            Some(draft) => {
+                draft.settled().await;
+                true
+            }
+            None => false,
+        }
+    }
+
+    async fn read_once(&self, reader: &FileHandle, range: ByteRange, to: Destination) -> Result<ReadData> {
         if let Some(draft) = self.writers.draft(reader.ino)
             && draft.is_changed()
         {

@@ -100,6 +100,7 @@ impl FileSystem {
         if exclusive && !is_stored {
             draft.must_be_new();
         }
+        draft.has_attributes(self.writes.attributes(&key));
         let writer = self.writers.add(ino, draft);
         self.tree.table.set_written(ino, Some(Arc::clone(writer.draft()) as _));
         self.give_mode(ino, mode);

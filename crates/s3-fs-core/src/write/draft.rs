@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use sluicefs_s3_client::{ByteRange, ETag, ObjectKey, ObjectMeta, Timestamp};
-use tokio::sync::Notify;
+use sluicefs_s3_client::{ByteRange, ETag, ObjectAttributes, ObjectKey, ObjectMeta, Timestamp};
+use tokio::sync::{Notify, OnceCell};
 use tokio::time::timeout;
 
 use super::content::{Content, Piece, Released};
@@ -36,6 +36,8 @@ pub(crate) struct Draft {
     /// Held while the object is made.
     turn: tokio::sync::Mutex<()>,
     pub(super) state: Mutex<State>,
+    /// What is stored with the object besides its bytes, once known.
+    pub(super) attributes: OnceCell<ObjectAttributes>,
     /// Told when a part has ended, and when the making of the object has.
     pub(super) moved: Notify,
 }
@@ -111,6 +113,7 @@ impl Draft {
             ino,
             turn: tokio::sync::Mutex::default(),
             state: Mutex::new(state),
+            attributes: OnceCell::new(),
             moved: Notify::new(),
         });
         draft.engine.register(&draft);
@@ -132,6 +135,12 @@ impl Draft {
         self.state.lock().key.clone()
     }
 
+    /// The object was made by this mount just now, with these attributes.
+    pub(crate) fn has_attributes(&self, attributes: ObjectAttributes) {
+        // Nobody else knows the draft yet.
+        _ = self.attributes.set(attributes);
+    }
+
     /// The name must be free when the object is made.
     pub(crate) fn must_be_new(&self) {
         self.state.lock().must_be_new = true;
@@ -142,6 +151,11 @@ impl Draft {
     pub(crate) async fn orphan(&self) {
         let _turn = self.turn.lock().await;
         self.state.lock().orphan = true;
+    }
+
+    /// Returns when no object is being made of it.
+    pub(crate) async fn settled(&self) {
+        let _turn = self.turn.lock().await;
     }
 
     /// The file was not removed after all.

@@ -23,17 +23,18 @@ const CLOSING_PARTS: usize = 8;
 #[derive(Debug)]
 pub(super) struct Upload {
     key: ObjectKey,
-    attributes: ObjectAttributes,
     id: OnceCell<UploadId>,
 }
 
 impl Upload {
-    async fn id(&self, engine: &WriteEngine) -> Result<UploadId> {
-        let create = || {
-            let request = CreateUpload { key: self.key.clone(), attributes: self.attributes.clone() };
-            engine.bucket.create_upload(request)
+    async fn id(&self, draft: &Draft) -> Result<UploadId> {
+        let create = || async {
+            let request =
+                CreateUpload { key: self.key.clone(), attributes: draft.object_attributes().await? };
+            let created = draft.engine.bucket.create_upload(request).await;
+            created.map_err(|error| store_error(&self.key, error))
         };
-        self.id.get_or_try_init(create).await.cloned().map_err(|error| store_error(&self.key, error))
+        self.id.get_or_try_init(create).await.cloned()
     }
 
     /// Nobody will complete it: its parts are removed at the store in the background.
@@ -79,13 +80,32 @@ impl Draft {
     /// The upload of this file, created at the store when its first part is sent.
     fn upload(&self, state: &mut State) -> Arc<Upload> {
         let key = &state.key;
-        let new =
-            || Upload { key: key.clone(), attributes: self.engine.attributes(key), id: OnceCell::new() };
+        let new = || Upload { key: key.clone(), id: OnceCell::new() };
         Arc::clone(state.upload.get_or_insert_with(|| Arc::new(new())))
     }
 
+    /// What is stored with the object besides its bytes: what the old one has, if this is a change of it, else what its name says.
+    async fn object_attributes(&self) -> Result<ObjectAttributes> {
+        let find = || async {
+            let (key, is_change) = {
+                let state = self.state.lock();
+                (state.key.clone(), state.base.is_some())
+            };
+            if !is_change {
+                return Ok(self.engine.attributes(&key));
+            }
+            match self.engine.bucket.head(&key).await {
+                Ok(head) => Ok(self.engine.copied_attributes(&head)),
+                // Whether the old object may be gone is for the condition of the write to say.
+                Err(error) if error.kind() == s3::ErrorKind::NotFound => Ok(self.engine.attributes(&key)),
+                Err(error) => Err(store_error(&key, error)),
+            }
+        };
+        self.attributes.get_or_try_init(find).await.cloned()
+    }
+
     async fn send_part(&self, upload: &Upload, index: u64, body: Payload) -> Result<Part> {
-        let id = upload.id(&self.engine).await?;
+        let id = upload.id(self).await?;
         let request = UploadPart { key: upload.key.clone(), upload: id, number: number(index), body };
         self.engine.bucket.upload_part(request).await.map_err(|error| store_error(&upload.key, error))
     }
@@ -148,7 +168,7 @@ impl Draft {
     ) -> Result<Written> {
         let size = self.state.lock().content.size();
         let body = self.payload(ByteRange::new(0, size), base).await?;
-        let attributes = self.engine.attributes(key);
+        let attributes = self.object_attributes().await?;
         let request = PutRequest { key: key.clone(), body, attributes, condition };
         let written = self.engine.bucket.put(request).await.map_err(|error| store_error(key, error))?;
         if let Some(unused) = self.state.lock().upload.take() {
@@ -164,7 +184,7 @@ impl Draft {
         condition: WriteCondition,
     ) -> Result<Written> {
         let upload = self.upload(&mut self.state.lock());
-        let id = upload.id(&self.engine).await?;
+        let id = upload.id(self).await?;
         let make = |part| self.make_part(&upload, &id, part, base);
         let parts: Vec<Part> = stream::iter(parts).map(make).buffered(CLOSING_PARTS).try_collect().await?;
         let key = upload.key.clone();

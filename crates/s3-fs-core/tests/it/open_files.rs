@@ -6,7 +6,8 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use sluicefs_core::{DirMode, ErrorKind, FileSystem, InodeNo, Kernel, Ttl};
+use sluicefs_core::{DirMode, ErrorKind, Existing, FileSystem, InodeNo, Kernel, Ttl};
+use sluicefs_s3_client::ByteRange;
 
 use crate::recorder::{Recorder, content, ttl, walk};
 
@@ -135,7 +136,7 @@ async fn a_reader_that_had_bytes_never_gets_those_of_another_version() {
     let fs = bucket.mount();
     let ino = walk(&fs, "a").await.unwrap().attr.ino;
     let handle = fs.open(ino).await.unwrap().handle;
-    let range = |at: u64| sluicefs_s3_client::ByteRange::from_len(at * mib as u64, 4096);
+    let range = |at: u64| ByteRange::from_len(at * mib as u64, 4096);
     fs.read(handle, range(0)).await.unwrap();
     bucket.store.put("a", vec![2; 64 * mib]);
     let late = fs.read(handle, range(60)).await;
@@ -301,4 +302,29 @@ impl Kernel for Told {
     fn ends_files_at_short_replies(&self) -> bool {
         true
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_is_overtaken_by_what_this_mount_writes_gives_that() {
+    const MIB: u64 = 1 << 20;
+    let bucket = Recorder::new(&["a"]);
+    bucket.store.put("a", vec![b'a'; 4 * MIB as usize]);
+    let fs = bucket.mount();
+    let ino = walk(&fs, "a").await.unwrap().attr.ino;
+    let reader = fs.open(ino).await.unwrap().handle;
+    fs.read(reader, ByteRange::from_len(3 * MIB + 77, 10)).await.unwrap();
+    let writer = fs.open_for_writing(ino, Existing::Keep).await.unwrap().handle;
+    bucket.requests();
+    let rewrite = async {
+        for n in 0..4 {
+            fs.write(writer, n * MIB, &vec![b'b'; MIB as usize]).await?;
+        }
+        fs.flush(writer).await
+    };
+    let (read, rewritten) = tokio::join!(fs.read(reader, ByteRange::from_len(0, 10)), rewrite);
+    rewritten.unwrap();
+    let requests = bucket.requests();
+    let at = |wanted: &str| requests.iter().position(|request| request == wanted).unwrap();
+    assert!(at("get a") < at("put a"), "the old version was asked for first: {requests:?}");
+    assert_eq!(read.unwrap().slices().collect::<Vec<_>>().concat(), b"bbbbbbbbbb");
 }

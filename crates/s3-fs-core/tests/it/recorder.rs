@@ -9,7 +9,7 @@ use sluicefs_core::{DirMode, Entry, FileKind, FileSystem, FsConfig, HandleId, In
 use sluicefs_s3_client::testing::MemoryBucket;
 use sluicefs_s3_client::{
     Bucket, BucketIdentity, BucketTraits, ByteRange, GetReply, GetRequest, ListPage, ListRequest, ObjectHead,
-    ObjectKey, Result,
+    ObjectKey, PutRequest, Result, Written,
 };
 
 /// How long an answer takes, in paused time.
@@ -65,6 +65,11 @@ impl Bucket for Recorder {
     async fn get(&self, request: GetRequest) -> Result<GetReply> {
         self.note(format!("get {}", request.key)).await;
         self.store.get(request).await
+    }
+    // At once, so that it overtakes what was asked before.
+    async fn put(&self, request: PutRequest) -> Result<Written> {
+        self.requests.lock().push(format!("put {}", request.key));
+        Bucket::put(&self.store, request).await
     }
     async fn list(&self, request: ListRequest) -> Result<ListPage> {
         self.note(format!("list {}", request.prefix)).await;

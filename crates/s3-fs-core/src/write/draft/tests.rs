@@ -152,6 +152,28 @@ async fn appending_goes_on_from_what_was_made_durable() {
 }
 
 #[tokio::test]
+async fn a_changed_object_keeps_what_is_stored_with_it() {
+    let rig = rig();
+    let mark = |head: &mut s3::ObjectHead| {
+        head.content_type = Some("text/x-own".to_owned());
+        head.user_metadata = vec![("owner".to_owned(), "me".to_owned())];
+    };
+    rig.bucket.put_with("small", "x", mark);
+    rig.bucket.put_with("large", Stored::Pattern { seed: 1, len: 20 * MIB }, mark);
+    for key in ["small", "large"] {
+        let draft = rig.open(key).await;
+        draft.write(0, b"changed").await.unwrap();
+        draft.commit().await.unwrap();
+        draft.write(0, b"again").await.unwrap();
+        draft.commit().await.unwrap();
+        let head = rig.bucket.object(key).unwrap().head;
+        assert_eq!(head.content_type.as_deref(), Some("text/x-own"), "{key}");
+        assert_eq!(head.user_metadata, [("owner".to_owned(), "me".to_owned())], "{key}");
+    }
+    assert_eq!(rig.count(Operation::Head), 2, "asked for once each");
+}
+
+#[tokio::test]
 async fn cutting_and_growing_leaves_zeros() {
     let rig = rig();
     rig.bucket.put("f", "0123456789");
