@@ -6,7 +6,7 @@ use std::path::Path;
 /// The default of `--memory-target`, in bytes: an eighth of what there is, from 128 MiB to 1 GiB.
 ///
 /// An eighth leaves a model server its memory and the page cache its; more than 1 GiB was never faster, since the window of one
-/// reader ends at 128 MiB; 128 MiB still lets several readers run ahead.
+/// reader ends at 192 MiB; 128 MiB still lets several readers run ahead.
 pub(crate) fn default_target_bytes() -> u64 {
     let available = available_bytes(
         fs::read_to_string("/proc/meminfo").ok().as_deref(),

@@ -152,7 +152,7 @@ impl Default for ReadConfig {
         Self {
             memory_limit_bytes: 512 << 20,
             part_size_bytes: 8 << 20,
-            max_window_bytes: 128 << 20,
+            max_window_bytes: 192 << 20,
             history_bytes: 32 << 20,
         }
     }

@@ -96,7 +96,14 @@ impl Tree {
         }
         let (seen, found) = match self.told(parent, name, now) {
             Some(told) => told,
-            None => self.ask(parent, &prefix, name).await?,
+            None => {
+                let (seen, found) = self.ask(parent, &prefix, name).await?;
+                // This mount may have changed the name while the store was asked.
+                match self.local.correct(parent, name, seen) {
+                    Some(own) => (seen, own.map(|remote| Named { name: Box::from(name), remote })),
+                    None => (seen, found),
+                }
+            }
         };
         match found {
             Some(Named { remote, .. }) => {

@@ -263,6 +263,32 @@ fn a_reader_keeps_a_file_that_is_removed_or_replaced() {
 }
 
 #[test]
+fn a_removed_file_can_be_cut() {
+    let bucket = bucket(&[]);
+    let mount = writable(&bucket);
+    let file = File::create_new(mount.join("t")).unwrap();
+    fs::remove_file(mount.join("t")).unwrap();
+    file.set_len(100).unwrap();
+    assert_eq!(file.metadata().unwrap().len(), 100);
+}
+
+#[test]
+fn files_below_a_directory_that_moves_are_written_on_to() {
+    let bucket = bucket(&[("old/known", "base ")]);
+    let mount = writable(&bucket);
+    let mut known = OpenOptions::new().append(true).open(mount.join("old/known")).unwrap();
+    let mut new = File::create(mount.join("old/new")).unwrap();
+    new.write_all(b"before").unwrap();
+    fs::rename(mount.join("old"), mount.join("moved")).unwrap();
+    known.write_all(b"and more").unwrap();
+    new.write_all(b" and after").unwrap();
+    drop((known, new));
+    assert_eq!(stored(&bucket, "moved/known"), b"base and more");
+    assert_eq!(stored(&bucket, "moved/new"), b"before and after");
+    assert!(bucket.keys().iter().all(|key| key.as_str().starts_with("moved/")), "{:?}", bucket.keys());
+}
+
+#[test]
 fn mapped_writes_arrive() {
     let bucket = bucket(&[("m", "0123456789")]);
     let mount = writable(&bucket);

@@ -21,8 +21,11 @@ impl Shared {
                 Ok(written) => return Ok(written),
                 Err(error) => error,
             };
+            // Everybody who claims a name writes the same empty object: whose it is cannot be told, and only one may believe it is theirs.
+            let is_claim = request.condition == WriteCondition::Absent && request.body.is_empty();
             if error.kind() == ErrorKind::PreconditionFailed
                 && attempts.may_be_done
+                && !is_claim
                 && let Some(found) = self.find(&request.key).await?
                 && ours::has_bytes(&found, &request.body)
             {

@@ -217,8 +217,13 @@ impl FileSystem {
     pub async fn set_attr(&self, ino: InodeNo, set: SetAttr) -> Result<Entry> {
         self.may_change("setattr")?;
         if let Some(size) = set.size {
-            let _reader = self.open_reader(ino).await?;
-            let writer = self.begin_writing(ino, Existing::Keep).await?;
+            let writer = match self.writers.join(ino) {
+                Some(writer) => writer,
+                None => {
+                    let _reader = self.open_reader(ino).await?;
+                    self.begin_writing(ino, Existing::Keep).await?
+                }
+            };
             let draft = Arc::clone(writer.draft());
             let done = match draft.truncate(size).await {
                 Ok(()) if writer.is_only() => draft.commit().await,
@@ -278,7 +283,7 @@ impl FileSystem {
         unsaved.iter().map(|draft| draft.key()).collect()
     }
 
-    fn end_writing(&self, ino: InodeNo, writer: Writer) {
+    pub(super) fn end_writing(&self, ino: InodeNo, writer: Writer) {
         let draft = Arc::clone(writer.draft());
         drop(writer);
         if !self.writers.is_last(ino) {
@@ -292,6 +297,12 @@ impl FileSystem {
         self.writes.spawn(async move {
             if let Err(error) = draft.commit().await {
                 tracing::error!(key = %draft.key(), %error, "what was written to a file and not made durable when it was closed is lost");
+                if draft.was_never_stored()
+                    && let Ok(known) = tree.table.known("release", ino)
+                {
+                    // There is no such object, so there is no such file.
+                    tree.removed(known.parent, &known.name, ino);
+                }
             }
             writers.remove_idle(ino, || tree.table.set_written(ino, None));
         });

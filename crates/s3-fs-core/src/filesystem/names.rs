@@ -90,7 +90,9 @@ impl FileSystem {
             None => {
                 let key = self.tree.key("unlink", ino)?;
                 let draft = Draft::new(Arc::clone(&self.writes), ino, key, target.known.meta.as_ref());
-                self.writers.add(ino, draft)
+                let writer = self.writers.add(ino, draft);
+                self.tree.table.set_written(ino, Some(Arc::clone(writer.draft()) as _));
+                writer
             }
         };
         let draft = writer.draft();
@@ -113,8 +115,7 @@ impl FileSystem {
         let writer = self.nameless.lock().remove(&ino);
         if let Some(writer) = writer {
             writer.draft().regain_name().await;
-            drop(writer);
-            self.writers.remove_idle(ino, || {});
+            self.end_writing(ino, writer);
         }
     }
 

@@ -12,6 +12,8 @@ use sluicefs_s3_client::{
     ListedObject, ObjectKey, ObjectMeta, Part, RenameRequest, UploadId, WriteCondition,
 };
 
+use tokio::sync::RwLockWriteGuard;
+
 use super::FileSystem;
 use crate::attr::InodeNo;
 use crate::error::{Error, ErrorKind, Result};
@@ -27,6 +29,9 @@ pub enum Replace {
     /// That is an error (`RENAME_NOREPLACE`).
     Forbidden,
 }
+
+/// So often files below a directory are made durable before it is renamed.
+const SAVING_ROUNDS: usize = 3;
 
 /// So many objects of a directory are copied at once.
 const COPIES_AT_ONCE: usize = 32;
@@ -82,10 +87,14 @@ impl FileSystem {
         if target.is_some() && !self.config.allow.overwrite {
             return Err(Error::new(ErrorKind::NotPermitted, "rename").with_name(to.1));
         }
-        let draft = self.writers.draft(source.ino);
-        if let Some(draft) = &draft {
-            draft.commit().await?;
-        }
+        // Nothing of the file is sent to its old key from here on.
+        let paused = match self.writers.draft(source.ino) {
+            Some(draft) => {
+                draft.commit().await?;
+                Some(draft.pause().await)
+            }
+            None => None,
+        };
         let key = self.tree.key("rename", source.ino)?;
         let prefix = self.tree.table.directory("rename", to.0)?;
         let new_key = path::file_key(&prefix, to.1)
@@ -113,8 +122,13 @@ impl FileSystem {
         self.tree.moved(source.ino, from, to, Remote::File(meta.clone()))?;
         self.tree.committed(source.ino, meta.clone());
         self.files.moved(source.ino, new_key.clone(), &meta);
-        if let Some(draft) = draft {
-            draft.moved(new_key, &meta).await;
+        // Somebody may have begun to write it meanwhile.
+        if let Some(draft) = self.writers.draft(source.ino) {
+            let paused = match paused {
+                Some(paused) => paused,
+                None => draft.pause().await,
+            };
+            draft.moved(&paused, new_key, Some(&meta)).await;
         }
         Ok(())
     }
@@ -221,7 +235,7 @@ impl FileSystem {
         if new.as_str().starts_with(old.as_str()) {
             return Err(Error::new(ErrorKind::Invalid, "rename").with_name(to.1));
         }
-        self.save_below(source.ino).await?;
+        let _no_commits = self.keep_commits_out(source.ino, from.1).await?;
         let objects = self.all_below(&old).await?;
         if let Some(target) = &target {
             if !target.is_directory() {
@@ -245,28 +259,48 @@ impl FileSystem {
         Ok(())
     }
 
-    /// Makes durable what is written to files below the directory `ino`.
-    async fn save_below(&self, ino: InodeNo) -> Result<()> {
-        for ino in self.tree.table.below(ino) {
-            if let Some(draft) = self.writers.draft(ino) {
+    /// Makes durable what is written to files below the directory `ino`, and keeps all files from becoming objects until the guard is dropped.
+    ///
+    /// What is written after that stays here. A file that is written so fast that parts of it are at the store alone, under its old key, cannot
+    /// move with its directory.
+    async fn keep_commits_out(&self, ino: InodeNo, name: &str) -> Result<RwLockWriteGuard<'_, ()>> {
+        for _ in 0..SAVING_ROUNDS {
+            let below = self.tree.table.below(ino);
+            for draft in below.iter().filter_map(|ino| self.writers.draft(*ino)) {
                 draft.commit().await?;
             }
+            let guard = self.writes.moving.write().await;
+            let mut drafts = below.iter().filter_map(|ino| self.writers.draft(*ino));
+            if !drafts.any(|draft| draft.is_bound_to_key()) {
+                return Ok(guard);
+            }
         }
-        Ok(())
+        tracing::warn!(
+            directory = name,
+            "a directory cannot be renamed while large files below it are being written"
+        );
+        Err(Error::new(ErrorKind::Unsupported, "rename").with_name(name))
     }
 
     /// The file `ino`, below a directory that was renamed, is another object now: who has it open goes on with that.
     async fn follow_move(&self, ino: InodeNo, new: &KeyPrefix, etags: &BTreeMap<String, Option<ETag>>) {
         let Ok(key) = self.tree.key("rename", ino) else { return };
-        let Ok(Some(mut meta)) = self.tree.table.known("rename", ino).map(|known| known.meta) else { return };
-        let Some(etag) = key.as_str().strip_prefix(new.as_str()).and_then(|name| etags.get(name)) else {
-            return;
+        let known = self.tree.table.known("rename", ino).ok().and_then(|known| known.meta);
+        let etag = key.as_str().strip_prefix(new.as_str()).and_then(|name| etags.get(name));
+        let meta = match (known, etag) {
+            (Some(known), Some(etag)) => {
+                Some(ObjectMeta { etag: etag.clone().or(known.etag.clone()), ..known })
+            }
+            // It became known, or was made, after the objects were listed.
+            _ => None,
         };
-        meta.etag = etag.clone().or(meta.etag);
-        self.tree.committed(ino, meta.clone());
-        self.files.moved(ino, key.clone(), &meta);
+        if let Some(meta) = &meta {
+            self.tree.committed(ino, meta.clone());
+            self.files.moved(ino, key.clone(), meta);
+        }
         if let Some(draft) = self.writers.draft(ino) {
-            draft.moved(key, &meta).await;
+            let paused = draft.pause().await;
+            draft.moved(&paused, key, meta.as_ref()).await;
         }
     }
 

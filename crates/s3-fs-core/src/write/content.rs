@@ -27,6 +27,8 @@ pub(super) struct Content {
     sent: BTreeMap<u64, Part>,
     /// Parts under way that nothing was written to since.
     under_way: BTreeSet<u64>,
+    /// Parts with a request under way, whatever was written since: until it ends, nobody knows which of two the store will have.
+    flying: BTreeSet<u64>,
     /// Sent parts that are still staged, the oldest first.
     kept: VecDeque<u64>,
     /// Sent bytes that are not staged any more.
@@ -61,6 +63,7 @@ impl Content {
             stage: Stage::default(),
             sent: BTreeMap::new(),
             under_way: BTreeSet::new(),
+            flying: BTreeSet::new(),
             kept: VecDeque::new(),
             released: RangeSet::default(),
             run: ByteRange::new(0, 0),
@@ -85,7 +88,8 @@ impl Content {
         memory: &mut Option<Reservation>,
     ) -> Result<(), Released> {
         let range = ByteRange::from_len(offset, data.len() as u64);
-        self.change(range)?;
+        // A part that was the last, and is no more, is too short for its place.
+        self.change(ByteRange::new(offset.min(self.size), range.end))?;
         self.stage.write(offset, data, memory);
         self.dirty.insert(range);
         self.size = self.size.max(range.end);
@@ -104,6 +108,8 @@ impl Content {
             self.dirty.remove(cut);
             self.stage.discard(ByteRange::new(size, u64::MAX));
             self.base_len = self.base_len.min(size);
+        } else {
+            self.change(ByteRange::new(self.size, size))?;
         }
         self.size = size;
         self.run = ByteRange::new(size, size);
@@ -190,21 +196,25 @@ impl Content {
         let first = if self.schedule.range(first).start < self.run.start { first + 1 } else { first };
         let is_known = |index: &u64| self.sent.contains_key(index) || self.under_way.contains(index);
         let next = (first..).find(|index| !is_known(index))?;
-        (self.schedule.range(next).end < self.run.end).then_some(next)
+        // A part that was changed while it was under way waits for the end of that request.
+        let is_complete = self.schedule.range(next).end < self.run.end;
+        (is_complete && !self.flying.contains(&next)).then_some(next)
     }
 
     /// How many parts are under way.
     pub(super) fn parts_under_way(&self) -> usize {
-        self.under_way.len()
+        self.flying.len()
     }
 
     /// Notes that the part `index` is being sent.
     pub(super) fn sending(&mut self, index: u64) {
         self.under_way.insert(index);
+        self.flying.insert(index);
     }
 
     /// Notes that the store has `part` as number `index`; whether it is still what the file holds.
     pub(super) fn sent(&mut self, index: u64, part: Part) -> bool {
+        self.flying.remove(&index);
         let is_current = self.under_way.remove(&index);
         if is_current {
             self.sent.insert(index, part);
@@ -215,6 +225,7 @@ impl Content {
 
     /// Notes that the part `index` could not be sent.
     pub(super) fn not_sent(&mut self, index: u64) {
+        self.flying.remove(&index);
         self.under_way.remove(&index);
     }
 
@@ -242,7 +253,17 @@ impl Content {
     pub(super) fn upload_lost(&mut self) -> bool {
         self.sent.clear();
         self.kept.clear();
-        self.released.is_empty()
+        let lost: Vec<ByteRange> = self.released.within(ByteRange::new(0, u64::MAX)).collect();
+        for range in &lost {
+            // They were written: the old object's bytes must not take their place.
+            self.dirty.insert(*range);
+        }
+        lost.is_empty()
+    }
+
+    /// Whether some of it is in sent parts alone.
+    pub(super) fn has_released(&self) -> bool {
+        !self.released.is_empty()
     }
 
     /// How to make the object.

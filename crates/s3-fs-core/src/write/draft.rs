@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use sluicefs_s3_client::{ByteRange, ETag, ObjectAttributes, ObjectKey, ObjectMeta, Timestamp};
-use tokio::sync::{Notify, OnceCell};
+use tokio::sync::{Notify, OnceCell, OwnedMutexGuard};
 use tokio::time::timeout;
 
 use super::content::{Content, Piece, Released};
@@ -34,7 +34,7 @@ pub(crate) struct Draft {
     pub(super) engine: Arc<WriteEngine>,
     ino: InodeNo,
     /// Held while the object is made.
-    turn: tokio::sync::Mutex<()>,
+    turn: Arc<tokio::sync::Mutex<()>>,
     pub(super) state: Mutex<State>,
     /// What is stored with the object besides its bytes, once known.
     pub(super) attributes: OnceCell<ObjectAttributes>,
@@ -53,6 +53,8 @@ pub(super) struct State {
     changed: bool,
     /// The object is being made: what it is made of must not change.
     committing: bool,
+    /// The store never had the file.
+    created: bool,
     /// The name was free when the file was created, and must still be.
     pub(super) must_be_new: bool,
     /// The file has no name any more: it is nobody's object.
@@ -60,6 +62,9 @@ pub(super) struct State {
     /// Why what was written could not be sent, until it is.
     pub(super) failed: Option<Error>,
 }
+
+/// Keeps the object of a file from being made.
+pub(crate) struct Paused(#[expect(dead_code, reason = "held until it is dropped")] OwnedMutexGuard<()>);
 
 /// The object that a file was, or became, at the store.
 #[derive(Clone)]
@@ -104,6 +109,7 @@ impl Draft {
             mtime: meta.map_or_else(clock::now, |meta| meta.last_modified),
             changed: meta.is_none(),
             committing: false,
+            created: meta.is_none(),
             must_be_new: false,
             orphan: false,
             failed: None,
@@ -111,7 +117,7 @@ impl Draft {
         let draft = Arc::new(Self {
             engine,
             ino,
-            turn: tokio::sync::Mutex::default(),
+            turn: Arc::default(),
             state: Mutex::new(state),
             attributes: OnceCell::new(),
             moved: Notify::new(),
@@ -205,18 +211,37 @@ impl Draft {
         }
     }
 
-    /// The file, of which nothing is unsent, is the object `meta` with the key `key` from now on.
-    pub(crate) async fn moved(&self, key: ObjectKey, meta: &ObjectMeta) {
-        let _turn = self.turn.lock().await;
+    /// Keeps the object from being made until the guard is dropped; waits for one that is just being made.
+    pub(crate) async fn pause(&self) -> Paused {
+        Paused(Arc::clone(&self.turn).lock_owned().await)
+    }
+
+    /// The file is called `key` from now on: the object `meta` there, if it is one. What was written to it since goes there.
+    pub(crate) async fn moved(&self, _paused: &Paused, key: ObjectKey, meta: Option<&ObjectMeta>) {
+        let _quiet = Committing::begin(self);
+        self.parts_ended().await;
         let mut state = self.state.lock();
-        if state.base.is_some() {
+        if let Some(meta) = meta.filter(|_| state.base.is_some()) {
             state.base = Some(Base::new(&self.engine, &key, meta));
         }
         if let Some(upload) = state.upload.take() {
             upload.abandon(&self.engine);
-            state.content.upload_lost();
+            if !state.content.upload_lost() {
+                tracing::error!(%key, "a file was moved while it was written, and some of what was written is not held here any more: it cannot be made durable");
+            }
         }
         state.key = key;
+    }
+
+    /// Whether some of what was written is at the store alone, under the key that the file has now.
+    pub(crate) fn is_bound_to_key(&self) -> bool {
+        self.state.lock().content.has_released()
+    }
+
+    /// Whether this mount created the file and the store never had it.
+    pub(crate) fn was_never_stored(&self) -> bool {
+        let state = self.state.lock();
+        state.created && !state.orphan
     }
 
     // === Writing ===
@@ -313,7 +338,7 @@ impl Draft {
                     return Err(self.error(ErrorKind::TooLarge, "truncate", &state));
                 }
                 if !state.committing {
-                    if size == state.content.size() {
+                    if size == state.content.size() && (size > 0 || state.base.is_none()) {
                         return Ok(());
                     }
                     let done = state.content.truncate(size);
@@ -375,32 +400,36 @@ impl Draft {
     }
 
     async fn commit_now(self: Arc<Self>) -> Result<()> {
+        let _no_directory_moves = self.engine.moving.read().await;
         let _turn = self.turn.lock().await;
         if !self.needs_commit() {
             return Ok(());
         }
         let _committing = Committing::begin(&self);
         self.parts_ended().await;
-        let made = self.make_object().await;
-        let mut state = self.state.lock();
-        match made {
+        match self.make_object().await {
             Ok(written) => {
-                let meta = ObjectMeta {
-                    size: state.content.size(),
-                    etag: written.etag,
-                    last_modified: state.mtime,
-                    storage_class: self.engine.config.storage_class,
+                let meta = {
+                    let state = self.state.lock();
+                    ObjectMeta {
+                        size: state.content.size(),
+                        etag: written.etag,
+                        last_modified: state.mtime,
+                        storage_class: self.engine.config.storage_class,
+                    }
                 };
+                // First, so that whoever finds nothing unsent here reads the new version. Not under the lock of the state, which the
+                // table takes inside of its own.
+                self.engine.committed(self.ino, meta.clone());
+                let mut state = self.state.lock();
                 state.content.committed();
                 state.base = Some(Base::new(&self.engine, &state.key, &meta));
                 (state.changed, state.failed, state.upload) = (false, None, None);
-                state.must_be_new = false;
-                drop(state);
-                self.engine.committed(self.ino, meta);
+                (state.must_be_new, state.created) = (false, false);
                 Ok(())
             }
             Err(error) => {
-                state.failed = Some(error.clone());
+                self.state.lock().failed = Some(error.clone());
                 Err(error)
             }
         }

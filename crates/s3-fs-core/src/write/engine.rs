@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use sluicefs_s3_client::{Bucket, ObjectAttributes, ObjectHead, ObjectKey, ObjectMeta};
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, RwLock};
 
 use super::draft::Draft;
 use super::schedule::PartSchedule;
@@ -35,6 +35,8 @@ pub(crate) struct WriteEngine {
     pub(super) runtime: Handle,
     pub(super) config: WriteConfig,
     on_commit: OnCommit,
+    /// Written while a directory moves: an object made meanwhile would stay behind, or be deleted.
+    pub(crate) moving: RwLock<()>,
     drafts: Mutex<Vec<Weak<Draft>>>,
     busy: AtomicUsize,
     /// Told when memory may have come back.
@@ -60,6 +62,7 @@ impl WriteEngine {
             runtime,
             config,
             on_commit,
+            moving: RwLock::default(),
             drafts: Mutex::default(),
             busy: AtomicUsize::new(0),
             moved: Notify::new(),

@@ -160,3 +160,15 @@ async fn attributes_and_xattrs_of_a_listed_file_cost_nothing() {
     assert_eq!(fs.xattr(ino, "user.s3.content_type").await.unwrap(), b"binary/octet-stream");
     assert_eq!(bucket.requests(), ["head a"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_a_removal_overtook_does_not_bring_the_name_back() {
+    let bucket = Recorder::new(&["a"]);
+    let fs = bucket.mount_with(ttl(0));
+    fs.lookup(InodeNo::ROOT, "a").await.unwrap();
+    let (asked, removed) = tokio::join!(fs.lookup(InodeNo::ROOT, "a"), fs.unlink(InodeNo::ROOT, "a"));
+    removed.unwrap();
+    // The store was asked while the object was there, and answered after it was gone.
+    assert_eq!(asked.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(fs.lookup(InodeNo::ROOT, "a").await.unwrap_err().kind(), ErrorKind::NotFound);
+}

@@ -6,8 +6,9 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use sluicefs_core::{DirMode, ErrorKind, Existing, FileSystem, InodeNo, Kernel, Ttl};
-use sluicefs_s3_client::ByteRange;
+use sluicefs_core::{Creation, DirMode, ErrorKind, Existing, FileSystem, FsConfig, InodeNo, Kernel, Ttl};
+use sluicefs_s3_client::testing::{Fault, FaultBucket, MemoryBucket, Operation, Rule, When};
+use sluicefs_s3_client::{self as s3, ByteRange};
 
 use crate::recorder::{Recorder, content, ttl, walk};
 
@@ -164,10 +165,9 @@ async fn a_deleted_object_is_stale_for_readers_and_absent_for_others() {
 #[tokio::test(start_paused = true)]
 async fn a_second_open_asks_the_store_unless_a_ttl_was_asked_for() {
     let bucket = Recorder::new(&["a"]);
-    for (config, expected) in [
-        (ttl(1000), vec!["head a"]),
-        (sluicefs_core::FsConfig { revalidate_on_open: false, ..ttl(1000) }, vec![]),
-    ] {
+    for (config, expected) in
+        [(ttl(1000), vec!["head a"]), (FsConfig { revalidate_on_open: false, ..ttl(1000) }, vec![])]
+    {
         let fs = bucket.mount_with(config);
         let ino = walk(&fs, "a").await.unwrap().attr.ino;
         let first = fs.open(ino).await.unwrap();
@@ -181,7 +181,7 @@ async fn a_second_open_asks_the_store_unless_a_ttl_was_asked_for() {
 #[tokio::test(start_paused = true)]
 async fn what_is_believed_for_ever_is_not_asked_again() {
     let bucket = Recorder::new(&["a"]);
-    let fs = bucket.mount_with(sluicefs_core::FsConfig { metadata_ttl: Ttl::Forever, ..ttl(0) });
+    let fs = bucket.mount_with(FsConfig { metadata_ttl: Ttl::Forever, ..ttl(0) });
     let ino = walk(&fs, "a").await.unwrap().attr.ino;
     bucket.requests();
     tokio::time::advance(Duration::from_secs(3600 * 24)).await;
@@ -327,4 +327,22 @@ async fn a_read_that_is_overtaken_by_what_this_mount_writes_gives_that() {
     let at = |wanted: &str| requests.iter().position(|request| request == wanted).unwrap();
     assert!(at("get a") < at("put a"), "the old version was asked for first: {requests:?}");
     assert_eq!(read.unwrap().slices().collect::<Vec<_>>().concat(), b"bbbbbbbbbb");
+}
+
+#[tokio::test]
+async fn a_new_file_that_could_not_be_written_is_not_there() {
+    let bucket = FaultBucket::new(MemoryBucket::new("b"));
+    let refused = Fault::Fail(s3::Error::new(s3::ErrorKind::Forbidden, "put"));
+    bucket.plan().add(Rule::new(refused).on(Operation::Put).when(When::First(2)));
+    let fs = FileSystem::new(Arc::new(bucket), FsConfig::default()).unwrap();
+    let create = || fs.create(InodeNo::ROOT, "f", 0o644, Creation::OrOpen(Existing::Truncate));
+    let (_, opened) = create().await.unwrap();
+    fs.write(opened.handle, 0, b"x").await.unwrap();
+    assert_eq!(fs.flush(opened.handle).await.unwrap_err().kind(), ErrorKind::AccessDenied);
+    fs.release(opened.handle);
+    fs.finish(Duration::from_secs(60)).await;
+    assert_eq!(fs.lookup(InodeNo::ROOT, "f").await.unwrap_err().kind(), ErrorKind::NotFound);
+    let (_, opened) = create().await.unwrap();
+    fs.flush(opened.handle).await.unwrap();
+    assert_eq!(fs.lookup(InodeNo::ROOT, "f").await.unwrap().attr.size, 0);
 }

@@ -66,14 +66,20 @@ impl Bucket for Recorder {
         self.note(format!("get {}", request.key)).await;
         self.store.get(request).await
     }
+    async fn delete(&self, key: &ObjectKey) -> Result<()> {
+        self.requests.lock().push(format!("delete {key}"));
+        self.store.delete(key).await
+    }
     // At once, so that it overtakes what was asked before.
     async fn put(&self, request: PutRequest) -> Result<Written> {
         self.requests.lock().push(format!("put {}", request.key));
         Bucket::put(&self.store, request).await
     }
     async fn list(&self, request: ListRequest) -> Result<ListPage> {
+        // What the store tells is what it had when it was asked.
+        let page = self.store.list(request.clone()).await;
         self.note(format!("list {}", request.prefix)).await;
-        self.store.list(request).await
+        page
     }
 }
 

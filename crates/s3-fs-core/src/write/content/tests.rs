@@ -164,3 +164,53 @@ fn parts_are_sent_once_writing_went_past_them() {
     let part = stored(0, PART);
     assert!(!subject.content.sent(0, part), "the part was written to while it was under way");
 }
+
+fn filled(size: u64) -> Subject {
+    let schedule = PartSchedule::new(PART, PART);
+    let mut subject = Subject { content: Content::new(schedule, 0), budget: Budget::new(64 << 20), schedule };
+    subject.write(0, &vec![1; size as usize]).unwrap();
+    subject
+}
+
+#[test]
+fn a_part_that_is_written_again_waits_for_the_request_that_has_the_old_bytes() {
+    let mut subject = filled(PART + 1);
+    subject.content.sending(0);
+    subject.write(0, &vec![2; PART as usize + 1]).unwrap();
+    assert_eq!(
+        subject.content.next_to_send(),
+        None,
+        "which of two requests the store obeys last, nobody knows"
+    );
+    assert_eq!(subject.content.parts_under_way(), 1, "the object is not made before it has ended");
+    assert!(!subject.content.sent(0, stored(0, PART)), "it has the old bytes");
+    assert_eq!(subject.content.next_to_send(), Some(0));
+}
+
+#[test]
+fn a_last_part_is_sent_again_when_the_file_grows_behind_it() {
+    for grow in [true, false] {
+        let mut subject = filled(PART + 7);
+        subject.content.sending(1);
+        subject.content.sent(1, stored(1, 7));
+        match grow {
+            true => subject.content.truncate(3 * PART).unwrap(),
+            false => subject.write(2 * PART + 5, b"x").unwrap(),
+        }
+        assert!(subject.content.sent_part(1).is_none());
+    }
+}
+
+#[test]
+fn what_was_let_go_is_never_replaced_by_the_old_object() {
+    let schedule = PartSchedule::new(PART, PART);
+    let content = Content::new(schedule, 4 * PART);
+    let mut subject = Subject { content, budget: Budget::new(64 << 20), schedule };
+    subject.write(PART, &vec![2; 2 * PART as usize + 1]).unwrap();
+    subject.content.sending(1);
+    assert!(subject.content.sent(1, stored(1, PART)) && subject.content.release_one());
+    assert!(!subject.content.upload_lost(), "some of it is nowhere any more");
+    let Plan::Parts(parts) = subject.content.plan(true) else { panic!("parts") };
+    assert!(parts.iter().any(|part| part.index == 1 && part.from == plan::Source::Here), "{parts:?}");
+    assert!(subject.content.pieces(schedule.range(1)).is_err(), "so that it fails");
+}
