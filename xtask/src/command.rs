@@ -63,6 +63,16 @@ impl Run {
         String::from_utf8(output.stdout).with_context(|| format!("reading the output of {}", self.line()))
     }
 
+    /// Runs it and returns what it printed, its errors among that, whether or not it succeeded.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(crate) fn output_of_any_end(mut self) -> Result<String> {
+        eprintln!("$ {}", self.line());
+        let output = self.0.output().with_context(|| format!("starting {}", self.line()))?;
+        Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    }
+
     /// Whether it can be started and succeeds; shows nothing.
     pub(crate) fn succeeds(mut self) -> bool {
         self.0.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())

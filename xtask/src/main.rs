@@ -14,6 +14,7 @@ mod ci;
 mod command;
 mod licences;
 mod reference;
+mod suites;
 mod tidy;
 mod tools;
 mod workspace;
@@ -49,6 +50,8 @@ enum Task {
     Docs,
     /// Measures a release build side by side with Mountpoint.
     Bench(bench::Bench),
+    /// Runs outside test suites and everyday programs on a mount of a release build.
+    Suites(suites::Suites),
 }
 
 fn main() -> ExitCode {
@@ -67,5 +70,6 @@ fn run(task: Task) -> Result<()> {
         Task::Ci => ci::ci(&root),
         Task::Docs => reference::write(&root),
         Task::Bench(bench) => bench.run(&root),
+        Task::Suites(suites) => suites.run(&root),
     }
 }

@@ -17,6 +17,10 @@ const PYTHON_TOOLS: [&str; 4] = ["moto[s3]==5.2.5", "flask==3.1.3", "flask-cors=
 /// From crates.io: the file-backed server of the `s3s` project.
 const S3S_FS_VERSION: &str = "0.14.1";
 
+/// From crates.io: test suites for file systems.
+const FSX_VERSION: &str = "0.3.2";
+const PJDFSTEST_VERSION: &str = "0.2.2";
+
 /// Programs that the tests and checks run.
 #[derive(Debug)]
 pub(crate) struct Tools {
@@ -28,18 +32,38 @@ pub(crate) struct Tools {
     pub(crate) typos: PathBuf,
 }
 
+/// Programs that judge a mount.
+#[derive(Debug)]
+pub(crate) struct Judges {
+    /// Random operations on one file.
+    pub(crate) fsx: PathBuf,
+    /// What POSIX says of system calls.
+    pub(crate) pjdfstest: PathBuf,
+}
+
+/// Gets all of them below `target`, cargo's build folder.
+///
+/// # Errors
+/// As for [`prepare`].
+pub(crate) fn prepare_judges(root: &Path, target: &Path) -> Result<Judges> {
+    packages::install(packages::JUDGES)?;
+    let dir = target.join("tools");
+    let judge = |name, version| from_crates_io(root, &dir, (name, version, &[]));
+    Ok(Judges { fsx: judge("fsx", FSX_VERSION)?, pjdfstest: judge("pjdfstest", PJDFSTEST_VERSION)? })
+}
+
 /// Gets all of them below `target`, cargo's build folder.
 ///
 /// # Errors
 /// A Debian package is missing and cannot be installed from here (the message names it), or a download or build fails.
 pub(crate) fn prepare(root: &Path, target: &Path) -> Result<Tools> {
-    packages::install()?;
+    packages::install(packages::TESTS)?;
     let dir = target.join("tools");
     fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
     // One waits for the network, the other for the processor.
     let (venv, s3s_fs) = std::thread::scope(|scope| {
         let venv = scope.spawn(|| python_tools(&dir));
-        let s3s_fs = s3s_fs(root, &dir);
+        let s3s_fs = from_crates_io(root, &dir, ("s3s-fs", S3S_FS_VERSION, &["--features", "binary"]));
         (venv.join().expect("installing does not panic"), s3s_fs)
     });
     let bin = venv?.join("bin");
@@ -61,26 +85,18 @@ fn python_tools(dir: &Path) -> Result<PathBuf> {
     Ok(venv)
 }
 
-/// The s3s-fs program; built when it is not there in the wanted version.
-fn s3s_fs(root: &Path, dir: &Path) -> Result<PathBuf> {
-    let home = dir.join(format!("s3s-fs-{S3S_FS_VERSION}"));
-    let program = home.join("bin/s3s-fs");
+/// A program from crates.io, with flags for cargo; built when it is not there in the wanted version.
+fn from_crates_io(root: &Path, dir: &Path, (name, version, flags): (&str, &str, &[&str])) -> Result<PathBuf> {
+    let home = dir.join(format!("{name}-{version}"));
+    let program = home.join("bin").join(name);
     if program.exists() {
         return Ok(program);
     }
     let build = dir.join("build");
     // Without optimisation it builds in half the time, and the tests move little through it.
     cargo(root)
-        .args([
-            "install",
-            "s3s-fs",
-            "--version",
-            S3S_FS_VERSION,
-            "--features",
-            "binary",
-            "--locked",
-            "--debug",
-        ])
+        .args(["install", name, "--version", version, "--locked", "--debug"])
+        .args(flags)
         .args(["--quiet", "--no-track", "--config", "profile.dev.debug=false"])
         .args([Path::new("--target-dir"), &build, Path::new("--root"), &home])
         .run()?;

@@ -8,13 +8,15 @@ use anyhow::{Context, Result, bail};
 
 use crate::command::{Run, which};
 
-struct Need {
+/// Something that Debian has.
+pub(super) struct Need {
     packages: &'static [&'static str],
     what_for: &'static str,
     present: fn() -> bool,
 }
 
-const NEEDS: [Need; 3] = [
+/// Of the tests.
+pub(super) const TESTS: &[Need] = &[
     Need {
         packages: &["fuse3"],
         what_for: "fusermount3, with which users other than root mount",
@@ -29,6 +31,27 @@ const NEEDS: [Need; 3] = [
         packages: &["python3-venv"],
         what_for: "a Python environment for the outside S3 server",
         present: || Run::new("python3").args(["-c", "import ensurepip, venv"]).succeeds(),
+    },
+];
+
+/// Of the suites that outside judges bring.
+pub(super) const JUDGES: &[Need] = &[
+    Need {
+        packages: &["libacl1-dev"],
+        what_for: "access control lists, which pjdfstest is built with",
+        present: || Path::new("/usr/include/sys/acl.h").exists(),
+    },
+    Need {
+        packages: &["fio"],
+        what_for: "files whose blocks are verified",
+        present: || which("fio").is_some(),
+    },
+    Need {
+        packages: &["rsync", "git", "sqlite3", "attr", "zip", "gzip"],
+        what_for: "everyday programs",
+        present: || {
+            ["rsync", "git", "sqlite3", "setfattr", "zip", "gzip"].iter().all(|name| which(name).is_some())
+        },
     },
 ];
 
@@ -52,14 +75,14 @@ enum Plan {
 ///
 /// # Errors
 /// There is no /dev/fuse, or something is missing and cannot be installed from here: the message names the packages.
-pub(super) fn install() -> Result<()> {
+pub(super) fn install(needs: &[Need]) -> Result<()> {
     if !Path::new("/dev/fuse").exists() {
         bail!(
             "there is no /dev/fuse here, so nothing can be mounted: load the kernel's module (modprobe fuse), or start the \
              container with --device /dev/fuse --cap-add SYS_ADMIN"
         );
     }
-    let missing: Vec<_> = NEEDS.iter().filter(|need| !(need.present)()).collect();
+    let missing: Vec<_> = needs.iter().filter(|need| !(need.present)()).collect();
     for need in &missing {
         eprintln!("missing: {} ({})", need.packages.join(" "), need.what_for);
     }
@@ -126,14 +149,14 @@ mod tests {
 
     #[test]
     fn root_on_debian_installs_all_that_is_missing() {
-        let missing = [&NEEDS[0], &NEEDS[1]];
+        let missing = [&TESTS[0], &TESTS[1]];
         assert_eq!(plan(&missing, ROOT_ON_DEBIAN), Plan::Install(vec!["fuse3", "gcc", "libc6-dev"]));
     }
 
     #[test]
     fn everybody_else_is_told_what_to_install() {
         for (is_root, has_apt) in [(false, true), (true, false), (false, false)] {
-            let Plan::Tell(message) = plan(&[&NEEDS[2]], Machine { is_root, has_apt }) else {
+            let Plan::Tell(message) = plan(&[&TESTS[2]], Machine { is_root, has_apt }) else {
                 panic!("nothing can be installed");
             };
             assert!(message.ends_with("apt-get install python3-venv"), "{message}");
