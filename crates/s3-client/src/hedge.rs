@@ -1,6 +1,6 @@
 //! A second request for a reply that is late, where the store's replies are seldom as late.
 //!
-//! [`hedged`] runs both in the caller's task and hands out the first good answer; [`HedgeBudget`] bounds what that costs. Whether a reply
+//! `hedged` runs both in the caller's task and hands out the first good answer; [`HedgeBudget`] bounds what that costs. Whether a reply
 //! is late is judged by [`first_byte`](crate::first_byte), what the requests are is the caller's.
 
 use std::pin::pin;
