@@ -3,6 +3,7 @@
 //! [`InodeTable`](table::InodeTable) holds one [`Inode`] for each number with lookups, and nothing for names nobody
 //! asked for: those stay in listing pages. What the store says of a name is a [`Remote`].
 
+mod look;
 pub(crate) mod negative;
 mod replaced;
 pub(crate) mod table;

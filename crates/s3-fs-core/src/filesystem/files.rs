@@ -82,11 +82,12 @@ impl FileSystem {
             storage_class: StorageClass::Standard,
         };
         let claims = exclusive && self.config.write.exclusive == Exclusive::AtOpen;
+        let attributes = self.writes.attributes(&key);
         if claims && self.bucket.traits().conditional_writes {
             let request = PutRequest {
                 key: key.clone(),
                 body: Payload::default(),
-                attributes: self.writes.attributes(&key),
+                attributes: attributes.clone(),
                 condition: WriteCondition::Absent,
             };
             let written = self.bucket.put(request).await.map_err(|error| Error::from_claim(error, name))?;
@@ -100,9 +101,8 @@ impl FileSystem {
         if exclusive && !is_stored {
             draft.must_be_new();
         }
-        draft.has_attributes(self.writes.attributes(&key));
-        let writer = self.writers.add(ino, draft);
-        self.tree.table.set_written(ino, Some(Arc::clone(writer.draft()) as _));
+        draft.has_attributes(attributes);
+        let writer = self.begin_draft(ino, draft);
         self.give_mode(ino, mode);
         let entry = self.tree.table.entry(ino)?;
         let (reader, _) = self.files.open(ino, key, meta);
@@ -132,10 +132,7 @@ impl FileSystem {
                 if !self.config.allow.overwrite {
                     return Err(Error::new(ErrorKind::NotPermitted, "open").with_name(key.as_str()));
                 }
-                let draft = Draft::new(Arc::clone(&self.writes), ino, key, known.meta.as_ref());
-                let writer = self.writers.add(ino, draft);
-                self.tree.table.set_written(ino, Some(Arc::clone(writer.draft()) as _));
-                writer
+                self.begin_draft(ino, Draft::new(Arc::clone(&self.writes), ino, key, known.meta.as_ref()))
             }
         };
         if existing == Existing::Truncate {
@@ -143,6 +140,14 @@ impl FileSystem {
             self.tree.table.forget_given_time(ino);
         }
         Ok(writer)
+    }
+
+    /// The first handle writes the file `ino`, as `draft` unless another handle was faster: the inode is as long and as old as what is
+    /// written to it.
+    pub(super) fn begin_draft(&self, ino: InodeNo, draft: Arc<Draft>) -> Writer {
+        let writer = self.writers.add(ino, draft);
+        self.tree.table.set_written(ino, Some(Arc::clone(writer.draft()) as _));
+        writer
     }
 
     /// Takes in `data` at `offset` (bytes) of an open file, if that needs no waiting; else `None`: use [`FileSystem::write`].
@@ -197,8 +202,8 @@ impl FileSystem {
         }
     }
 
-    /// Makes room for `range` as fallocate(2) does without flags: the file is at least that long afterwards. A bucket has room without end,
-    /// so nothing is reserved.
+    /// Makes room up to `end` (bytes) as fallocate(2) does without flags: the file is at least that long afterwards. A bucket has room
+    /// without end, so nothing is reserved.
     ///
     /// # Errors
     /// `TooLarge`, `BadHandle`.

@@ -89,10 +89,8 @@ impl FileSystem {
             Some(writer) => writer,
             None => {
                 let key = self.tree.key("unlink", ino)?;
-                let draft = Draft::new(Arc::clone(&self.writes), ino, key, target.known.meta.as_ref());
-                let writer = self.writers.add(ino, draft);
-                self.tree.table.set_written(ino, Some(Arc::clone(writer.draft()) as _));
-                writer
+                let meta = target.known.meta.as_ref();
+                self.begin_draft(ino, Draft::new(Arc::clone(&self.writes), ino, key, meta))
             }
         };
         let draft = writer.draft();

@@ -16,10 +16,10 @@ use rustc_hash::FxHashMap;
 use sluicefs_s3_client::{KeyPrefix, ObjectMeta};
 use tokio::time::Instant;
 
+use super::look::Look;
 use super::replaced::{Replaced, Successor};
 use super::{Follow, Inode, Node, Remote, Versions, is_same_version};
 use crate::attr::{Attr, Entry, FileKind, InodeNo};
-use crate::clock;
 use crate::config::FsConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::path;
@@ -41,19 +41,6 @@ struct State {
     replaced: Replaced,
     /// How many further numbers were given: none is given twice.
     further: u64,
-}
-
-/// What all inodes have in common in the eyes of `stat`.
-#[derive(Debug)]
-struct Look {
-    uid: u32,
-    gid: u32,
-    file_mode: u16,
-    dir_mode: u16,
-    /// How long attributes of files that are written here may be told.
-    ttl: Duration,
-    /// The time stamp of every directory: when the mount began, as S3 keeps none.
-    started: sluicefs_s3_client::Timestamp,
 }
 
 /// What is known of one inode.
@@ -90,17 +77,9 @@ impl InodeTable {
     pub(crate) fn new(config: &FsConfig, versions: Arc<dyn Versions>) -> Self {
         let mut root = Inode::new(InodeNo::ROOT, "", Node::Directory(config.prefix.clone()), Instant::now());
         root.lookups = 1;
-        let look = Look {
-            uid: config.uid,
-            gid: config.gid,
-            file_mode: config.file_mode,
-            dir_mode: config.dir_mode,
-            ttl: config.metadata_ttl.duration(),
-            started: clock::now(),
-        };
         let inodes = FxHashMap::from_iter([(InodeNo::ROOT, root)]);
         let state = State { inodes, replaced: Replaced::default(), further: 0 };
-        Self { state: RwLock::new(state), numbers: RandomState::new(), versions, look }
+        Self { state: RwLock::new(state), numbers: RandomState::new(), versions, look: Look::new(config) }
     }
 
     /// What is known of `ino`.
@@ -488,43 +467,6 @@ fn other_kind(kind: FileKind) -> FileKind {
     match kind {
         FileKind::Directory => FileKind::File,
         FileKind::File => FileKind::Directory,
-    }
-}
-
-// === impl Look ===
-
-impl Look {
-    fn attr(&self, ino: InodeNo, meta: Option<&ObjectMeta>) -> Attr {
-        let (kind, size, mtime, mode) = match meta {
-            Some(meta) => (FileKind::File, meta.size, meta.last_modified, self.file_mode),
-            None => (FileKind::Directory, 0, self.started, self.dir_mode),
-        };
-        Attr { ino, kind, size, mtime, mode, uid: self.uid, gid: self.gid }
-    }
-
-    /// The attributes of the inode `ino`.
-    fn of(&self, ino: InodeNo, inode: &Inode) -> Attr {
-        let meta = match &inode.node {
-            Node::Directory(_) => None,
-            Node::File(meta) => Some(meta),
-        };
-        let mut attr = self.attr(ino, meta);
-        if let Some(written) = &inode.written {
-            (attr.size, attr.mtime) = written.attributes();
-        }
-        if let Some(given) = &inode.given {
-            attr.mode = given.mode.unwrap_or(attr.mode);
-            attr.uid = given.uid.unwrap_or(attr.uid);
-            attr.gid = given.gid.unwrap_or(attr.gid);
-            attr.mtime = given.mtime.unwrap_or(attr.mtime);
-        }
-        attr
-    }
-
-    fn entry(&self, ino: InodeNo, inode: &Inode, now: Instant) -> Entry {
-        let ttl = inode.valid_until.saturating_duration_since(now);
-        let ttl = if inode.written.is_some() { self.ttl } else { ttl };
-        Entry { attr: self.of(ino, inode), ttl }
     }
 }
 

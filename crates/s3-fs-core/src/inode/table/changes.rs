@@ -89,6 +89,13 @@ impl InodeTable {
 
     /// A time that was given to `ino` is over: it was changed since.
     pub(crate) fn forget_given_time(&self, ino: InodeNo) {
+        // Every write asks, and few files were ever given a time: the lock for all is not worth that.
+        let state = self.state.read();
+        let given = state.inodes.get(&ino).and_then(|inode| inode.given.as_deref());
+        if given.is_none_or(|given| given.mtime.is_none()) {
+            return;
+        }
+        drop(state);
         if let Some(given) = self.state.write().inodes.get_mut(&ino).and_then(|inode| inode.given.as_mut()) {
             given.mtime = None;
         }

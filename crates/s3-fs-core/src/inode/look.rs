@@ -1,0 +1,72 @@
+//! How inodes look to `stat`: what the store, the mount's settings, programs and writers say, each over the one before.
+
+use std::time::Duration;
+
+use sluicefs_s3_client::{ObjectMeta, Timestamp};
+use tokio::time::Instant;
+
+use super::{Inode, Node};
+use crate::attr::{Attr, Entry, FileKind, InodeNo};
+use crate::clock;
+use crate::config::FsConfig;
+
+/// What all inodes have in common in the eyes of `stat`.
+#[derive(Debug)]
+pub(super) struct Look {
+    uid: u32,
+    gid: u32,
+    file_mode: u16,
+    dir_mode: u16,
+    /// How long attributes of files that are written here may be told.
+    ttl: Duration,
+    /// The time stamp of every directory: when the mount began, as S3 keeps none.
+    started: Timestamp,
+}
+
+impl Look {
+    pub(super) fn new(config: &FsConfig) -> Self {
+        Self {
+            uid: config.uid,
+            gid: config.gid,
+            file_mode: config.file_mode,
+            dir_mode: config.dir_mode,
+            ttl: config.metadata_ttl.duration(),
+            started: clock::now(),
+        }
+    }
+
+    /// The attributes of what the store describes as `meta`, or of a directory.
+    pub(super) fn attr(&self, ino: InodeNo, meta: Option<&ObjectMeta>) -> Attr {
+        let (kind, size, mtime, mode) = match meta {
+            Some(meta) => (FileKind::File, meta.size, meta.last_modified, self.file_mode),
+            None => (FileKind::Directory, 0, self.started, self.dir_mode),
+        };
+        Attr { ino, kind, size, mtime, mode, uid: self.uid, gid: self.gid }
+    }
+
+    /// The attributes of the inode `ino`.
+    pub(super) fn of(&self, ino: InodeNo, inode: &Inode) -> Attr {
+        let meta = match &inode.node {
+            Node::Directory(_) => None,
+            Node::File(meta) => Some(meta),
+        };
+        let mut attr = self.attr(ino, meta);
+        if let Some(written) = &inode.written {
+            (attr.size, attr.mtime) = written.attributes();
+        }
+        if let Some(given) = &inode.given {
+            attr.mode = given.mode.unwrap_or(attr.mode);
+            attr.uid = given.uid.unwrap_or(attr.uid);
+            attr.gid = given.gid.unwrap_or(attr.gid);
+            attr.mtime = given.mtime.unwrap_or(attr.mtime);
+        }
+        attr
+    }
+
+    /// The same with the time for which the kernel may believe them.
+    pub(super) fn entry(&self, ino: InodeNo, inode: &Inode, now: Instant) -> Entry {
+        let ttl = inode.valid_until.saturating_duration_since(now);
+        let ttl = if inode.written.is_some() { self.ttl } else { ttl };
+        Entry { attr: self.of(ino, inode), ttl }
+    }
+}
