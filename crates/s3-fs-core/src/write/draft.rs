@@ -4,12 +4,15 @@
 //! one task that nobody's interruption stops; while it runs, writes of this file wait. When it fails, everything that was written is still here
 //! and the next attempt begins with it.
 
+mod names;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use parking_lot::Mutex;
 use sluicefs_s3_client::{ByteRange, ETag, ObjectAttributes, ObjectKey, ObjectMeta, Timestamp};
-use tokio::sync::{Notify, OnceCell, OwnedMutexGuard};
+use tokio::sync::{Notify, OnceCell};
 use tokio::time::timeout;
 
 use super::content::{Content, Piece, Released};
@@ -25,9 +28,6 @@ use crate::read::{MAX_READ_BYTES, ObjectVersion, OpenObject, ReadData};
 /// How long a write waits for memory that nothing under way will give back, before it fails: buffers of a finished request may
 /// come back a moment after its reply.
 const MEMORY_GRACE: Duration = Duration::from_secs(1);
-
-/// A file that loses its name while it is open is held in memory up to this share of what written bytes may take: one in so many.
-const HELD_SHARE: u64 = 4;
 
 /// One file that is being written.
 pub(crate) struct Draft {
@@ -62,9 +62,6 @@ pub(super) struct State {
     /// Why what was written could not be sent, until it is.
     pub(super) failed: Option<Error>,
 }
-
-/// Keeps the object of a file from being made.
-pub(crate) struct Paused(#[expect(dead_code, reason = "held until it is dropped")] OwnedMutexGuard<()>);
 
 /// The object that a file was, or became, at the store.
 #[derive(Clone)]
@@ -152,92 +149,6 @@ impl Draft {
         self.state.lock().must_be_new = true;
     }
 
-    /// The file was removed: what is written is never sent, and can be read until its last handle is closed. Waits for an object that is just
-    /// being made.
-    pub(crate) async fn orphan(&self) {
-        let _turn = self.turn.lock().await;
-        self.state.lock().orphan = true;
-    }
-
-    /// Returns when no object is being made of it.
-    pub(crate) async fn settled(&self) {
-        let _turn = self.turn.lock().await;
-    }
-
-    /// The file was not removed after all.
-    pub(crate) async fn regain_name(&self) {
-        let _turn = self.turn.lock().await;
-        self.state.lock().orphan = false;
-    }
-
-    /// Fetches what is in the object alone, which is about to go, so that the file can be read to its end; false if it is too long to be held.
-    ///
-    /// # Errors
-    /// As [`Draft::read`]; `NoSpace`.
-    pub(crate) async fn hold(self: &Arc<Self>) -> Result<bool> {
-        let _turn = self.turn.lock().await;
-        let (ranges, base) = {
-            let state = self.state.lock();
-            (state.content.in_base(), state.base.clone())
-        };
-        let bytes: u64 = ranges.iter().map(ByteRange::len).sum();
-        if bytes > self.engine.config.memory_limit_bytes / HELD_SHARE {
-            return Ok(false);
-        }
-        for range in ranges {
-            let data = gather(vec![Piece::Base(range)], base.as_ref()).await?;
-            let mut at = range.start;
-            for slice in data.slices() {
-                let part = ByteRange::from_len(at, slice.len() as u64);
-                let units = self.state.lock().content.cost_units(part);
-                let mut memory = if units > 0 { Some(self.memory(units).await?) } else { None };
-                let mut state = self.state.lock();
-                if memory.as_ref().map_or(0, Reservation::units) >= state.content.cost_units(part) {
-                    state.content.absorb(at, slice, &mut memory);
-                }
-                at = part.end;
-            }
-        }
-        self.state.lock().changed = true;
-        Ok(true)
-    }
-
-    /// What was written and not made durable is given up: nothing of it stays at the store.
-    pub(crate) async fn give_up(&self) {
-        self.orphan().await;
-        self.parts_ended().await;
-        if let Some(upload) = self.state.lock().upload.take() {
-            upload.abandon(&self.engine);
-        }
-    }
-
-    /// Keeps the object from being made until the guard is dropped; waits for one that is just being made.
-    pub(crate) async fn pause(&self) -> Paused {
-        Paused(Arc::clone(&self.turn).lock_owned().await)
-    }
-
-    /// The file is called `key` from now on: the object `meta` there, if it is one. What was written to it since goes there.
-    pub(crate) async fn moved(&self, _paused: &Paused, key: ObjectKey, meta: Option<&ObjectMeta>) {
-        let _quiet = Committing::begin(self);
-        self.parts_ended().await;
-        let mut state = self.state.lock();
-        if let Some(meta) = meta.filter(|_| state.base.is_some()) {
-            state.base = Some(Base::new(&self.engine, &key, meta));
-        }
-        if let Some(upload) = state.upload.take() {
-            upload.abandon(&self.engine);
-            if !state.content.upload_lost() {
-                tracing::error!(%key, "a file was moved while it was written, and some of what was written is not held here any more: it cannot be made durable");
-            }
-        }
-        state.key = key;
-    }
-
-    /// Whether some of what was written is at the store alone, under the key that the file has now.
-    pub(crate) fn is_bound_to_key(&self) -> bool {
-        self.state.lock().content.has_released()
-    }
-
     /// Whether this mount created the file and the store never had it.
     pub(crate) fn was_never_stored(&self) -> bool {
         let state = self.state.lock();
@@ -313,8 +224,13 @@ impl Draft {
             if let Some(failed) = &self.state.lock().failed {
                 return Err(failed.clone());
             }
-            let gives_back = self.engine.release_some() || self.engine.is_busy();
-            if !gives_back {
+            // What is let go of may go to somebody who waits longer, or be held by a reader: only something under way is waited for.
+            while self.engine.release_some() {
+                if let Some(reservation) = reserve.as_mut().now_or_never() {
+                    return Ok(reservation);
+                }
+            }
+            if !self.engine.is_busy() {
                 let late = timeout(MEMORY_GRACE, &mut reserve).await;
                 return late.map_err(|_| self.error(ErrorKind::NoSpace, "write", &self.state.lock()));
             }

@@ -13,6 +13,9 @@ use super::schedule::PartSchedule;
 /// The most bytes that the store copies into one part (Amazon S3 API Reference, UploadPartCopy).
 const MAX_COPY_BYTES: u64 = 5 << 30;
 
+/// A range is copied of objects alone that are longer than this (the same page).
+const MAX_UNCOPIED_BYTES: u64 = 5 << 20;
+
 /// How to make the object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Plan {
@@ -55,6 +58,11 @@ pub(super) struct Content<'a> {
     pub(super) dirty: &'a RangeSet,
     /// The parts that were sent, by index.
     pub(super) sent: &'a BTreeSet<u64>,
+}
+
+/// Whether the store copies ranges of an object of `bytes`.
+pub(super) fn has_ranges(bytes: u64) -> bool {
+    bytes > MAX_UNCOPIED_BYTES
 }
 
 /// Plans the upload of `content`; `can_copy` says whether the store copies ranges.
@@ -148,6 +156,12 @@ mod tests {
     fn appending_copies_all_but_the_last_part() {
         let parts = vec![(Copied, 0, 16), (Here, 16, 21)];
         assert_eq!(check((21, 20), &[(20, 21)], &[], true), Some(parts));
+    }
+
+    #[test]
+    fn no_range_is_copied_of_what_is_as_short_as_the_shortest_part() {
+        assert!(!has_ranges(5 * MIB));
+        assert!(has_ranges(5 * MIB + 1));
     }
 
     #[test]

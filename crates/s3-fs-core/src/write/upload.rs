@@ -12,7 +12,7 @@ use tokio::sync::OnceCell;
 use super::content::{Piece, Released};
 use super::draft::{Base, Draft, State, gather};
 use super::engine::{KEPT_BYTES, MAX_PARTS_UNDER_WAY, WriteEngine};
-use super::plan::{Plan, PlannedPart, Source};
+use super::plan::{self, Plan, PlannedPart, Source};
 use crate::config::OnConflict;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -133,7 +133,8 @@ impl Draft {
     pub(super) async fn make_object(&self) -> Result<Written> {
         let (plan, base, key, condition) = {
             let state = self.state.lock();
-            let can_copy = state.base.is_some() && self.engine.bucket.traits().copy_ranges;
+            let has_ranges = state.base.as_ref().is_some_and(|base| plan::has_ranges(base.version.size()));
+            let can_copy = has_ranges && self.engine.bucket.traits().copy_ranges;
             (state.content.plan(can_copy), state.base.clone(), state.key.clone(), self.condition(&state))
         };
         let made = match plan {

@@ -297,6 +297,28 @@ async fn writing_without_memory_fails_cleanly() {
     assert_eq!(rig.stored("scattered").await.len() as u64, at + 7);
 }
 
+#[tokio::test(start_paused = true)]
+async fn memory_that_a_reader_holds_is_not_waited_for_without_end() {
+    let rig = rig_with(WriteConfig { memory_limit_bytes: 32 * MIB, ..WriteConfig::default() });
+    let draft = rig.create("f");
+    fill(&draft, 8, ByteRange::new(0, 24 * MIB)).await;
+    draft.parts_ended().await;
+    let mut held = Vec::new();
+    for at in 0..24 {
+        held.push(draft.read(ByteRange::from_len(at * MIB, MIB)).await.unwrap());
+    }
+    let mut at = 32 * MIB;
+    let error = loop {
+        match draft.write(at, &[1; 1 << 20]).await {
+            Ok(()) => at += 2 * MIB,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::NoSpace);
+    drop(held);
+    draft.write(at, b"goes on").await.unwrap();
+}
+
 #[tokio::test]
 async fn sent_bytes_that_were_let_go_cannot_be_changed_but_the_first_part_can() {
     let rig = rig_with(WriteConfig { memory_limit_bytes: 40 * MIB, ..WriteConfig::default() });
