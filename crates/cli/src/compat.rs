@@ -103,9 +103,6 @@ struct IgnoredArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Refused: not in this version")]
 struct RefusedArgs {
-    /// A cache on a local disk.
-    #[arg(long, value_name = "DIR")]
-    cache: Option<OsString>,
     /// The size of the cache on a local disk.
     #[arg(long, value_name = "MIB")]
     max_cache_size: Option<u64>,
@@ -129,7 +126,7 @@ impl CompatCli {
     /// # Errors
     /// If an option is refused.
     pub(crate) fn into_mount(mut self) -> Result<(MountArgs, Vec<String>), Failure> {
-        self.refused.check()?;
+        self.refused.check(self.mount.reading.cache.is_some())?;
         self.mount.files.no_delete |= !self.allowed.allow_delete;
         self.mount.files.no_overwrite |= !self.allowed.allow_overwrite;
         self.mount.writing.no_content_type |= !self.allowed.infer_content_type;
@@ -159,12 +156,13 @@ impl IgnoredArgs {
 }
 
 impl RefusedArgs {
-    fn check(&self) -> Result<(), Failure> {
+    /// `cache`: whether `--cache` is given, which is for written bytes here.
+    fn check(&self, cache: bool) -> Result<(), Failure> {
         let options = [
             (
                 "--cache",
-                self.cache.is_some(),
-                "there is no disk cache yet; leave it out, --memory-target sizes the one in memory",
+                cache,
+                "there is no disk cache for reading yet; leave it out, --memory-target sizes the one in memory",
             ),
             ("--max-cache-size", self.max_cache_size.is_some(), "there is no disk cache yet; leave it out"),
             ("--cache-xz", self.cache_xz.is_some(), "there is no shared cache; leave it out"),

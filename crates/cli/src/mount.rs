@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use sluicefs_cache_dir::{CacheDirError, StageDir};
 use sluicefs_core::{FileSystem, FsConfig};
 use sluicefs_fuse::{Access, MountConfig, MountError, MountedSession, SessionError, Xattrs};
 use sluicefs_fuse_mount::{MountState, mount_state, passed_descriptor};
@@ -67,7 +68,15 @@ struct Plan {
     source: Source,
     target: PathBuf,
     fs: FsConfig,
+    cache: Option<Cache>,
     session: MountConfig,
+}
+
+/// A directory for what memory cannot hold.
+#[derive(Debug, Clone)]
+struct Cache {
+    dir: PathBuf,
+    stage_bytes: u64,
 }
 
 impl Plan {
@@ -96,9 +105,46 @@ impl Plan {
         Ok(Self {
             fs: fs_config(args, source.prefix(), around)?,
             target: absolute(&args.dir)?,
+            cache: Cache::new(args)?,
             source,
             session,
         })
+    }
+}
+
+impl Cache {
+    /// That of the arguments; a mount that changes nothing stages nothing.
+    fn new(args: &MountArgs) -> Result<Option<Self>, Failure> {
+        let dir = args.reading.cache.as_deref().filter(|_| !args.files.read_only);
+        let stage_bytes = args.reading.stage_size.unwrap_or(u64::MAX);
+        dir.map(|dir| Ok(Self { dir: absolute(dir)?, stage_bytes })).transpose()
+    }
+
+    /// Opens the stage, which must lie in neither of these directories: there it would stage itself.
+    fn open(&self, target: &Path, source: Option<&Path>) -> Result<Arc<StageDir>, Failure> {
+        let stage = StageDir::open(&self.dir, self.stage_bytes).map_err(cache_failure)?;
+        let canonical = |path: &Path| path.canonicalize().ok();
+        let dir = canonical(&self.dir);
+        for other in [Some(target), source].into_iter().flatten() {
+            if let (Some(dir), Some(other)) = (&dir, canonical(other))
+                && dir.starts_with(&other)
+            {
+                let message = format!(
+                    "--cache {} lies in {}; choose a directory outside of it",
+                    dir.display(),
+                    other.display()
+                );
+                return Err(Failure::usage(message));
+            }
+        }
+        Ok(stage)
+    }
+}
+
+fn cache_failure(error: CacheDirError) -> Failure {
+    match error {
+        CacheDirError::Io { .. } => Failure::failed(format!("--cache: {error}")),
+        refused => Failure::usage(format!("--cache: {refused}")),
     }
 }
 
@@ -158,12 +204,15 @@ fn announce(parent: &mut Parent, logging: Logging) -> Result<(), Failure> {
 
 /// All that can fail without anything being mounted.
 async fn prepare(plan: &Plan) -> Result<Arc<FileSystem>, Failure> {
-    let (target, directory) = (plan.target.clone(), plan.source.directory());
+    let (target, directory, cache) = (plan.target.clone(), plan.source.directory(), plan.cache.clone());
     let checked = tokio::task::spawn_blocking(move || {
         check_target(&target)?;
-        directory.map_or(Ok(()), |directory| check_apart(&directory, &target))
+        if let Some(directory) = &directory {
+            check_apart(directory, &target)?;
+        }
+        cache.map(|cache| cache.open(&target, directory.as_deref())).transpose()
     });
-    match timeout(PROBE_LIMIT, checked).await {
+    let stage = match timeout(PROBE_LIMIT, checked).await {
         Ok(checked) => checked.map_err(panicked)??,
         Err(_) => {
             let message = format!(
@@ -172,9 +221,9 @@ async fn prepare(plan: &Plan) -> Result<Arc<FileSystem>, Failure> {
             );
             return Err(Failure::new(ExitStatus::MountPoint, message));
         }
-    }
+    };
     let bucket = plan.source.open().await?;
-    FileSystem::new(bucket, plan.fs.clone()).map_err(|error| Failure::usage(error.to_string()))
+    FileSystem::with_stage(bucket, plan.fs.clone(), stage).map_err(|error| Failure::usage(error.to_string()))
 }
 
 /// A mount point that takes longer to look at does not answer at all.

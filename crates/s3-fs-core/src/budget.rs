@@ -58,6 +58,11 @@ impl Budget {
         bytes.div_ceil(UNIT_BYTES) as u32
     }
 
+    /// The same in bytes.
+    pub(crate) fn cost_bytes(len: usize) -> u64 {
+        u64::from(Self::cost_units(len)) * UNIT_BYTES as u64
+    }
+
     /// Promises `units`, if that leaves `spare_units` for others and nobody waits.
     pub(crate) fn try_reserve(self: &Arc<Self>, units: u32, spare_units: u32) -> Option<Reservation> {
         if self.free_units.available_permits() < units as usize + spare_units as usize {
@@ -223,6 +228,19 @@ impl Buffer {
         let n = from.len().min(self.len - self.bytes.len());
         self.bytes.extend_from_slice(&from[..n]);
         n
+    }
+
+    /// Makes it `len` bytes long, which `read` puts there; empty if that fails.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub(crate) fn read_into<E>(
+        &mut self,
+        len: usize,
+        read: impl FnOnce(&mut [u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.bytes.resize(len.min(self.len), 0);
+        read(&mut self.bytes).inspect_err(|_| self.bytes.clear())
     }
 
     /// Puts `from` at `at`, over what is there; a gap before it becomes zeros. It must fit.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
+use sluicefs_cache_dir::StageDir;
 use sluicefs_s3_client::{Bucket, ByteRange};
 use tokio::runtime;
 
@@ -62,6 +63,18 @@ impl FileSystem {
     /// # Errors
     /// [`InvalidConfig`] if the settings do not fit together.
     pub fn new(bucket: Arc<dyn Bucket>, config: FsConfig) -> Result<Arc<Self>, InvalidConfig> {
+        Self::with_stage(bucket, config, None)
+    }
+
+    /// The same with `stage` for written bytes that memory cannot hold.
+    ///
+    /// # Errors
+    /// As [`FileSystem::new`].
+    pub fn with_stage(
+        bucket: Arc<dyn Bucket>,
+        config: FsConfig,
+        stage: Option<Arc<StageDir>>,
+    ) -> Result<Arc<Self>, InvalidConfig> {
         config.validate()?;
         let runtime = runtime::Handle::current();
         let engine = ReadEngine::new(Arc::clone(&bucket), config.read.clone(), runtime.clone());
@@ -71,7 +84,7 @@ impl FileSystem {
         let writes = WriteEngine::new(
             Arc::clone(&bucket),
             Arc::clone(&engine),
-            config.write.clone(),
+            (config.write.clone(), stage),
             runtime,
             Box::new(move |ino, meta| committed.committed(ino, meta)),
         );

@@ -1,14 +1,17 @@
 //! Writing files: bytes staged by offset, sent in parts while the file is written, and made an object on flush.
 //!
 //! [`Draft`] is one file being written. [`content`] knows where each of its bytes is, [`plan`] how to make an object of them with the fewest bytes on
-//! the wire; both are pure. `upload` talks to the store.
+//! the wire; both are pure. `upload` talks to the store, `spill` moves to disk what memory cannot hold, and `gather` brings bytes together from wherever
+//! they are.
 
 mod content;
 mod draft;
 mod engine;
+mod gather;
 mod plan;
 mod ranges;
 mod schedule;
+mod spill;
 mod stage;
 mod upload;
 mod writers;

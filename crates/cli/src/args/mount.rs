@@ -148,6 +148,13 @@ pub(crate) struct ReadingArgs {
     /// from 128 to 1024]
     #[arg(long, value_name = "MIB", value_parser = mebibytes)]
     pub(crate) memory_target: Option<u64>,
+    /// A directory of your own on a local disk, for written bytes that memory cannot hold until the store has them. Without one, a file that is
+    /// written out of order must fit into memory.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) cache: Option<PathBuf>,
+    /// The most that written bytes take in the --cache directory, in bytes. [default: all but a twentieth of the disk, or 4 GiB of it]
+    #[arg(long, value_name = "BYTES", requires = "cache")]
+    pub(crate) stage_size: Option<u64>,
     /// The largest single GET, in bytes. [default: 8388608]
     #[arg(long, value_name = "BYTES")]
     pub(crate) read_part_size: Option<u64>,

@@ -15,6 +15,7 @@ mod foreground;
 mod help;
 mod rm;
 mod sandbox;
+mod staging;
 mod uploads;
 mod users;
 mod writing;

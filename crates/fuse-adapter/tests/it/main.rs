@@ -15,6 +15,7 @@ mod outside;
 mod read_only;
 mod reading;
 mod server;
+mod staging;
 mod stuck;
 mod support;
 mod versions;

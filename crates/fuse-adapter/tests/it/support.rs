@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use sluicefs_cache_dir::StageDir;
 use sluicefs_core::{FileSystem, FsConfig, Ttl};
 use sluicefs_fuse::{MountConfig, MountedSession, mount};
 use sluicefs_s3_client::testing::memory::MemoryBucket;
@@ -41,12 +42,22 @@ impl TestMount {
         config: FsConfig,
         edit: impl FnOnce(&mut MountConfig),
     ) -> Self {
+        Self::staged(bucket, config, None, edit)
+    }
+
+    /// The same with a directory for written bytes.
+    pub(crate) fn staged(
+        bucket: Arc<dyn Bucket>,
+        config: FsConfig,
+        stage: Option<Arc<StageDir>>,
+        edit: impl FnOnce(&mut MountConfig),
+    ) -> Self {
         let directory = TempDir::with_prefix("sluicefs-").unwrap();
         let runtime = runtime();
         let mut settings = MountConfig::new("memory:test");
         edit(&mut settings);
         let context = runtime.enter();
-        let fs = FileSystem::new(bucket, config).unwrap();
+        let fs = FileSystem::with_stage(bucket, config, stage).unwrap();
         drop(context);
         let session = mount(Arc::clone(&fs), directory.path(), settings, runtime.handle().clone()).unwrap();
         Self { session, runtime: Some(runtime), fs, _directory: directory }

@@ -1,7 +1,7 @@
 //! What a file holds while it is being written: where each of its bytes is, without any request.
 //!
-//! A byte is staged (written and held here), or in a part that was sent and let go, or in the old object, or a hole. Offsets never shift,
-//! so three sets of ranges say which.
+//! A byte is staged (written and held here, in memory or on disk), or in a part that was sent and let go, or in the old object, or a hole.
+//! Offsets never shift, so sets of ranges say which.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -11,7 +11,7 @@ use sluicefs_s3_client::{ByteRange, Part};
 use super::plan::{self, Plan};
 use super::ranges::RangeSet;
 use super::schedule::PartSchedule;
-use super::stage::Stage;
+use super::stage::{BLOCK_BYTES, Leaving, Place, Stage};
 use crate::budget::Reservation;
 
 /// The bytes of a file, as far as they differ from the old object.
@@ -29,8 +29,10 @@ pub(super) struct Content {
     under_way: BTreeSet<u64>,
     /// Parts with a request under way, whatever was written since: until it ends, nobody knows which of two the store will have.
     flying: BTreeSet<u64>,
-    /// Sent parts that are still staged, the oldest first.
+    /// Sent parts that are still staged in memory, the oldest first.
     kept: VecDeque<u64>,
+    /// Sent parts that are staged on disk, or on their way there, the oldest first.
+    shelved: VecDeque<u64>,
     /// Sent bytes that are not staged any more.
     released: RangeSet,
     /// Where the writes that followed each other without a gap began and where they have come to.
@@ -40,12 +42,21 @@ pub(super) struct Content {
 /// Bytes of a file, by where they are.
 #[derive(Debug)]
 pub(super) enum Piece {
-    /// Here.
+    /// In memory.
     Staged(Vec<Bytes>),
+    /// In the file on disk, at the same offset.
+    OnDisk(ByteRange),
     /// In the old object, at the same offset.
     Base(ByteRange),
     /// Nowhere: so many zeros.
     Hole(u64),
+}
+
+impl Piece {
+    /// Whether it is in the file on disk.
+    pub(super) fn is_on_disk(&self) -> bool {
+        matches!(self, Self::OnDisk(_))
+    }
 }
 
 /// Bytes that were sent in a part and are no longer held: they can be neither read nor changed until the file is closed.
@@ -65,6 +76,7 @@ impl Content {
             under_way: BTreeSet::new(),
             flying: BTreeSet::new(),
             kept: VecDeque::new(),
+            shelved: VecDeque::new(),
             released: RangeSet::default(),
             run: ByteRange::new(0, 0),
         }
@@ -135,6 +147,7 @@ impl Content {
             self.released.remove(self.schedule.range(index));
         }
         self.kept.retain(|index| !touched.contains(index));
+        self.shelved.retain(|index| !touched.contains(index));
         self.under_way.retain(|index| !touched.contains(index));
         Ok(())
     }
@@ -148,7 +161,10 @@ impl Content {
         let mut at = range.start;
         for written in self.dirty.within(range) {
             self.unwritten(ByteRange::new(at, written.start), &mut pieces);
-            pieces.push(Piece::Staged(self.stage.share(written)));
+            pieces.extend(self.stage.places(written).into_iter().map(|(place, range)| match place {
+                Place::Memory => Piece::Staged(self.stage.share(range)),
+                Place::Disk => Piece::OnDisk(range),
+            }));
             at = written.end;
         }
         self.unwritten(ByteRange::new(at, range.end), &mut pieces);
@@ -160,7 +176,7 @@ impl Content {
         let whole = self.pieces(ByteRange::new(0, self.size.min(self.base_len))).unwrap_or_default();
         let ranges = whole.into_iter().filter_map(|piece| match piece {
             Piece::Base(range) => Some(range),
-            Piece::Staged(_) | Piece::Hole(_) => None,
+            Piece::Staged(_) | Piece::OnDisk(_) | Piece::Hole(_) => None,
         });
         ranges.collect()
     }
@@ -234,25 +250,70 @@ impl Content {
         self.sent.get(&index)
     }
 
-    /// Bytes of sent parts that are still held.
+    /// Bytes of sent parts that are still in memory.
     pub(super) fn kept_bytes(&self) -> u64 {
         self.kept.iter().map(|&index| self.schedule.range(index).len()).sum()
     }
 
-    /// Lets go of the oldest sent part but the first, whose bytes programs go back to; false if there is none.
+    /// Lets go of the oldest sent part in memory but the first, whose bytes programs go back to; false if there is none.
     pub(super) fn release_one(&mut self) -> bool {
-        let Some(at) = self.kept.iter().position(|&index| index != 0) else { return false };
-        let range = self.schedule.range(self.kept.remove(at).expect("just found"));
+        let part = take_oldest(&mut self.kept);
+        part.is_some_and(|index| self.release(index))
+    }
+
+    /// As [`Content::release_one`], of a part on disk.
+    pub(super) fn release_shelved(&mut self) -> bool {
+        let part = take_oldest(&mut self.shelved);
+        part.is_some_and(|index| self.release(index))
+    }
+
+    fn release(&mut self, index: u64) -> bool {
+        let range = self.schedule.range(index);
         self.released.insert(range);
         self.dirty.remove(range);
         self.stage.discard(range);
         true
     }
 
+    // === To disk ===
+
+    /// The oldest sent part in memory, for moving it to disk: but the first, as programs go back to that.
+    pub(super) fn shelve_one(&mut self) -> Vec<Leaving> {
+        let Some(index) = take_oldest(&mut self.kept) else { return Vec::new() };
+        self.shelved.push_back(index);
+        self.stage.leaving(self.schedule.range(index), &self.dirty, u64::MAX)
+    }
+
+    /// Up to `max_bytes` that are not being sent, for moving them to disk; the block that is being written just now last.
+    pub(super) fn leaving(&self, max_bytes: u64) -> Vec<Leaving> {
+        let hot = self.run.end / BLOCK_BYTES * BLOCK_BYTES;
+        let ranges = [(0, hot), (hot + BLOCK_BYTES, u64::MAX), (hot, hot + BLOCK_BYTES)];
+        let leaving = ranges
+            .into_iter()
+            .map(|(start, end)| self.stage.leaving(ByteRange::new(start, end), &self.dirty, max_bytes));
+        leaving.into_iter().find(|leaving| !leaving.is_empty()).unwrap_or_default()
+    }
+
+    /// What was leaving is on disk.
+    pub(super) fn left(&mut self, leaving: &[Leaving]) {
+        leaving.iter().for_each(|leaving| self.stage.left(leaving, &self.dirty));
+    }
+
+    /// Takes the ranges that the file on disk need not hold any more.
+    pub(super) fn take_dead(&mut self) -> Vec<ByteRange> {
+        self.stage.take_dead()
+    }
+
+    /// How often bytes on disk were let go of: who began to read them before that reads again.
+    pub(super) fn deaths(&self) -> u64 {
+        self.stage.deaths()
+    }
+
     /// The upload is gone, and what was sent with it; false if some of that was let go and cannot be sent again.
     pub(super) fn upload_lost(&mut self) -> bool {
         self.sent.clear();
         self.kept.clear();
+        self.shelved.clear();
         let lost: Vec<ByteRange> = self.released.within(ByteRange::new(0, u64::MAX)).collect();
         for range in &lost {
             // They were written: the old object's bytes must not take their place.
@@ -283,8 +344,15 @@ impl Content {
         self.stage.clear();
         self.sent.clear();
         self.kept.clear();
+        self.shelved.clear();
         self.under_way.clear();
     }
+}
+
+/// Takes the oldest of `parts` but the first of the file.
+fn take_oldest(parts: &mut VecDeque<u64>) -> Option<u64> {
+    let at = parts.iter().position(|&index| index != 0)?;
+    parts.remove(at)
 }
 
 #[cfg(test)]

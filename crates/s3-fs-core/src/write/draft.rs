@@ -17,6 +17,8 @@ use tokio::time::timeout;
 
 use super::content::{Content, Piece, Released};
 use super::engine::{Busy, WriteEngine};
+use super::gather::Sources;
+use super::spill::OnDisk;
 use super::upload::Upload;
 use crate::attr::InodeNo;
 use crate::budget::Reservation;
@@ -47,6 +49,7 @@ pub(super) struct State {
     pub(super) key: ObjectKey,
     pub(super) base: Option<Base>,
     pub(super) content: Content,
+    pub(super) on_disk: OnDisk,
     pub(super) upload: Option<Arc<Upload>>,
     mtime: Timestamp,
     /// The file is not what the store has.
@@ -101,6 +104,7 @@ impl Draft {
         let state = State {
             base: meta.map(|meta| Base::new(&engine, &key, meta)),
             content: Content::new(engine.schedule, meta.map_or(0, |meta| meta.size)),
+            on_disk: OnDisk::default(),
             key,
             upload: None,
             mtime: meta.map_or_else(clock::now, |meta| meta.last_modified),
@@ -216,29 +220,38 @@ impl Draft {
         Ok(())
     }
 
-    /// Waits for memory. What other files have sent and still hold is given up first.
-    async fn memory(&self, units: u32) -> Result<Reservation> {
+    /// Waits for memory. What files have sent and still hold is given up for it, or goes to disk with whatever else can.
+    pub(super) async fn memory(self: &Arc<Self>, units: u32) -> Result<Reservation> {
         let mut reserve = std::pin::pin!(self.engine.budget.reserve(units));
         loop {
             let moved = self.engine.moved.notified();
             if let Some(failed) = &self.state.lock().failed {
                 return Err(failed.clone());
             }
-            // What is let go of may go to somebody who waits longer, or be held by a reader: only something under way is waited for.
-            while self.engine.release_some() {
-                if let Some(reservation) = reserve.as_mut().now_or_never() {
-                    return Ok(reservation);
+            if !self.engine.can_spill() {
+                // What is let go of may go to somebody who waits longer, or be held by a reader: only something under way is waited for.
+                while self.engine.release_some() {
+                    if let Some(reservation) = reserve.as_mut().now_or_never() {
+                        return Ok(reservation);
+                    }
                 }
+            } else if !self.engine.spill_sent() && self.state.lock().content.parts_under_way() == 0 {
+                self.engine.spill_any();
             }
             if !self.engine.is_busy() {
                 let late = timeout(MEMORY_GRACE, &mut reserve).await;
-                return late.map_err(|_| self.error(ErrorKind::NoSpace, "write", &self.state.lock()));
+                return late.map_err(|_| self.no_space());
             }
             tokio::select! {
                 reservation = &mut reserve => return Ok(reservation),
                 () = moved => {}
             }
         }
+    }
+
+    fn no_space(&self) -> Error {
+        self.engine.report_no_space();
+        self.error(ErrorKind::NoSpace, "write", &self.state.lock())
     }
 
     /// Makes the file `size` bytes long: cuts its end off, or adds a hole.
@@ -280,14 +293,21 @@ impl Draft {
     /// from the store.
     pub(crate) async fn read(&self, range: ByteRange) -> Result<ReadData> {
         let range = ByteRange::new(range.start, range.end.min(range.start.saturating_add(MAX_READ_BYTES)));
-        let (pieces, base) = {
-            let state = self.state.lock();
-            let range = range.intersect(ByteRange::new(0, state.content.size()));
-            let pieces = state.content.pieces(range);
-            let pieces = pieces.map_err(|Released| self.error(ErrorKind::Unsupported, "read", &state))?;
-            (pieces, state.base.clone())
-        };
-        gather(pieces, base.as_ref()).await
+        loop {
+            let (pieces, sources, deaths) = {
+                let state = self.state.lock();
+                let range = range.intersect(ByteRange::new(0, state.content.size()));
+                let pieces = state.content.pieces(range);
+                let pieces = pieces.map_err(|Released| self.error(ErrorKind::Unsupported, "read", &state))?;
+                (pieces, state.sources(), state.content.deaths())
+            };
+            let was_on_disk = pieces.iter().any(Piece::is_on_disk);
+            let data = self.engine.gather(pieces, &sources).await?;
+            // What was let go of on disk meanwhile may read as zeros.
+            if !was_on_disk || self.state.lock().content.deaths() == deaths {
+                return Ok(data);
+            }
+        }
     }
 
     // === Making the object ===
@@ -339,6 +359,7 @@ impl Draft {
                 self.engine.committed(self.ino, meta.clone());
                 let mut state = self.state.lock();
                 state.content.committed();
+                self.engine.drop_file(state.on_disk.take());
                 state.base = Some(Base::new(&self.engine, &state.key, &meta));
                 (state.changed, state.failed, state.upload) = (false, None, None);
                 (state.must_be_new, state.created) = (false, false);
@@ -380,6 +401,11 @@ impl State {
         self.mtime = clock::now();
     }
 
+    /// Where what is not in memory is read from.
+    pub(super) fn sources(&self) -> Sources {
+        Sources { base: self.base.clone(), file: self.on_disk.file() }
+    }
+
     /// Whether what is written may be sent before anybody asks.
     pub(super) fn may_send_early(&self) -> bool {
         !self.orphan && !self.committing && self.failed.is_none()
@@ -394,7 +420,9 @@ impl std::fmt::Debug for Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        if let Some(upload) = self.state.get_mut().upload.take() {
+        let state = self.state.get_mut();
+        self.engine.drop_file(state.on_disk.take());
+        if let Some(upload) = state.upload.take() {
             upload.abandon(&self.engine);
         }
         self.engine.moved.notify_waiters();
@@ -419,29 +447,6 @@ impl Drop for Committing<'_> {
         self.draft.state.lock().committing = false;
         self.draft.moved.notify_waiters();
     }
-}
-
-/// The bytes of `pieces`, those of the old object read from the store.
-pub(super) async fn gather(pieces: Vec<Piece>, base: Option<&Base>) -> Result<ReadData> {
-    let mut data = ReadData::default();
-    for piece in pieces {
-        match piece {
-            Piece::Staged(bytes) => bytes.into_iter().for_each(|bytes| data.push(bytes)),
-            Piece::Hole(len) => data.push_zeros(len),
-            Piece::Base(mut range) => {
-                let base = base.expect("a file with bytes of the old object has one");
-                while !range.is_empty() {
-                    let read = base.object.read(range).await?;
-                    if read.is_empty() {
-                        return Err(Error::new(ErrorKind::Stale, "read"));
-                    }
-                    range = ByteRange::new(range.start + read.len() as u64, range.end);
-                    data.append(read);
-                }
-            }
-        }
-    }
-    Ok(data)
 }
 
 #[cfg(test)]

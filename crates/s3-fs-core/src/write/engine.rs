@@ -1,18 +1,22 @@
 //! What all written files of one file system share: the store, the memory for their bytes, and the settings.
 
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
+use sluicefs_cache_dir::StageDir;
 use sluicefs_s3_client::{Bucket, ObjectAttributes, ObjectHead, ObjectKey, ObjectMeta};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, RwLock};
+use tokio::time::Instant;
 
+use super::content::Content;
 use super::draft::Draft;
 use super::schedule::PartSchedule;
+use super::stage::BLOCK_BYTES;
 use crate::attr::InodeNo;
-use crate::budget::Budget;
+use crate::budget::{BUFFER_BYTES, Budget};
 use crate::config::WriteConfig;
 use crate::read::ReadEngine;
 
@@ -37,6 +41,15 @@ pub(crate) struct WriteEngine {
     on_commit: OnCommit,
     /// Written while a directory moves: an object made meanwhile would stay behind, or be deleted.
     pub(crate) moving: RwLock<()>,
+    /// Where written bytes go that memory cannot hold.
+    pub(super) stage: Option<Arc<StageDir>>,
+    /// Memory for what is read back from there: a part at least.
+    pub(super) loading: Arc<Budget>,
+    /// When the disk refused bytes last.
+    pub(super) refused_at: Mutex<Option<Instant>>,
+    /// Each of these is told once.
+    pub(super) told_refusal: AtomicBool,
+    pub(super) told_no_space: AtomicBool,
     drafts: Mutex<Vec<Weak<Draft>>>,
     busy: AtomicUsize,
     /// Told when memory may have come back.
@@ -44,18 +57,25 @@ pub(crate) struct WriteEngine {
 }
 
 impl WriteEngine {
-    /// A write path to `bucket`, whose requests run on `runtime`. Makes no request and takes no memory yet.
+    /// A write path to `bucket`, whose requests run on `runtime`, and which stages in `stage` what memory cannot hold. Makes no request and takes
+    /// no memory yet.
     pub(crate) fn new(
         bucket: Arc<dyn Bucket>,
         reads: Arc<ReadEngine>,
-        config: WriteConfig,
+        (config, stage): (WriteConfig, Option<Arc<StageDir>>),
         runtime: Handle,
         on_commit: OnCommit,
     ) -> Arc<Self> {
         // A part must be whole in memory, beside the one that is being filled.
         let schedule = PartSchedule::new(config.part_size_bytes, config.memory_limit_bytes / 4);
+        let loading_bytes = if stage.is_some() { loading_bytes(schedule.max_part_bytes()) } else { 0 };
         Arc::new(Self {
-            budget: Budget::new(config.memory_limit_bytes),
+            budget: Budget::new(config.memory_limit_bytes.saturating_sub(loading_bytes)),
+            stage,
+            loading: Budget::new(loading_bytes),
+            refused_at: Mutex::default(),
+            told_refusal: AtomicBool::new(false),
+            told_no_space: AtomicBool::new(false),
             bucket,
             reads,
             schedule,
@@ -73,6 +93,11 @@ impl WriteEngine {
         let mut drafts = self.drafts.lock();
         drafts.retain(|draft| draft.strong_count() > 0);
         drafts.push(Arc::downgrade(draft));
+    }
+
+    /// The files that are being written.
+    pub(super) fn drafts(&self) -> Vec<Arc<Draft>> {
+        self.drafts.lock().iter().filter_map(Weak::upgrade).collect()
     }
 
     pub(super) fn committed(&self, ino: InodeNo, meta: ObjectMeta) {
@@ -120,8 +145,8 @@ impl WriteEngine {
 
     /// Lets go of a sent part of some file; false if all that is held is still needed.
     pub(super) fn release_some(&self) -> bool {
-        let drafts: Vec<Arc<Draft>> = self.drafts.lock().iter().filter_map(Weak::upgrade).collect();
-        drafts.iter().any(|draft| draft.state.lock().content.release_one())
+        let release = |content: &mut Content| content.release_one() || content.release_shelved();
+        self.drafts().iter().any(|draft| release(&mut draft.state.lock().content))
     }
 
     /// Something that will give memory back has begun; it ends when the guard is dropped.
@@ -133,6 +158,11 @@ impl WriteEngine {
     pub(super) fn is_busy(&self) -> bool {
         self.busy.load(Ordering::Acquire) > 0
     }
+}
+
+/// The memory that reading a part of `part_bytes` back from disk takes, which may begin and end within a block.
+fn loading_bytes(part_bytes: u64) -> u64 {
+    (part_bytes / BLOCK_BYTES + 2) * Budget::cost_bytes(BUFFER_BYTES)
 }
 
 /// The type that the extension of a key's last component stands for, in whatever case; `None` leaves the choice to the store.

@@ -48,6 +48,11 @@ impl PartSchedule {
         }
     }
 
+    /// The largest part.
+    pub(crate) fn max_part_bytes(self) -> u64 {
+        self.max_bytes
+    }
+
     /// The longest file that these parts can hold.
     pub(crate) fn max_file_bytes(self) -> u64 {
         self.range(MAX_PARTS - 1).end.min(MAX_OBJECT_BYTES)

@@ -9,9 +9,10 @@ use sluicefs_s3_client::{
 };
 use tokio::sync::OnceCell;
 
-use super::content::{Piece, Released};
-use super::draft::{Base, Draft, State, gather};
-use super::engine::{KEPT_BYTES, MAX_PARTS_UNDER_WAY, WriteEngine};
+use super::content::Released;
+use super::draft::{Base, Draft, State};
+use super::engine::{MAX_PARTS_UNDER_WAY, WriteEngine};
+use super::gather::Sources;
 use super::plan::{self, Plan, PlannedPart, Source};
 use crate::config::OnConflict;
 use crate::error::{Error, ErrorKind, Result};
@@ -62,17 +63,16 @@ impl Draft {
             let Some(index) = state.content.next_to_send() else { return };
             let range = self.engine.schedule.range(index);
             let Ok(pieces) = state.content.pieces(range) else { return };
-            let staged = pieces.into_iter().flat_map(|piece| match piece {
-                Piece::Staged(bytes) => bytes,
-                Piece::Base(_) | Piece::Hole(_) => unreachable!("a run of writes leaves no gap"),
-            });
-            let body = Payload::from(staged.collect::<Vec<_>>());
+            let sources = state.sources();
             let upload = self.upload(state);
             state.content.sending(index);
             let draft = Arc::clone(self);
             self.engine.spawn(async move {
-                let sent = draft.send_part(&upload, index, body).await;
-                draft.part_ended(index, sent);
+                let sent = async {
+                    let body = draft.engine.gather(pieces, &sources).await?.into_bytes();
+                    draft.send_part(&upload, index, body.into()).await
+                };
+                draft.part_ended(index, sent.await);
             });
         }
     }
@@ -116,7 +116,7 @@ impl Draft {
         match sent {
             Ok(part) => {
                 state.content.sent(index, part);
-                while state.content.kept_bytes() > KEPT_BYTES && state.content.release_one() {}
+                self.trim_kept(&mut state);
             }
             Err(error) => {
                 state.content.not_sent(index);
@@ -131,15 +131,15 @@ impl Draft {
 
     /// Makes the object of what was written. Nothing is written meanwhile, and no part is under way.
     pub(super) async fn make_object(&self) -> Result<Written> {
-        let (plan, base, key, condition) = {
+        let (plan, sources, key, condition) = {
             let state = self.state.lock();
             let has_ranges = state.base.as_ref().is_some_and(|base| plan::has_ranges(base.version.size()));
             let can_copy = has_ranges && self.engine.bucket.traits().copy_ranges;
-            (state.content.plan(can_copy), state.base.clone(), state.key.clone(), self.condition(&state))
+            (state.content.plan(can_copy), state.sources(), state.key.clone(), self.condition(&state))
         };
         let made = match plan {
-            Plan::Whole => self.put_whole(&key, base.as_ref(), condition).await,
-            Plan::Parts(parts) => self.put_parts(parts, base.as_ref(), condition).await,
+            Plan::Whole => self.put_whole(&key, &sources, condition).await,
+            Plan::Parts(parts) => self.put_parts(parts, &sources, condition).await,
         };
         made.inspect_err(|error| {
             if error.store_error().is_some_and(|error| error.kind() == s3::ErrorKind::NoSuchUpload) {
@@ -164,11 +164,11 @@ impl Draft {
     async fn put_whole(
         &self,
         key: &ObjectKey,
-        base: Option<&Base>,
+        sources: &Sources,
         condition: WriteCondition,
     ) -> Result<Written> {
         let size = self.state.lock().content.size();
-        let body = self.payload(ByteRange::new(0, size), base).await?;
+        let body = self.payload(ByteRange::new(0, size), sources).await?;
         let attributes = self.object_attributes().await?;
         let request = PutRequest { key: key.clone(), body, attributes, condition };
         let written = self.engine.bucket.put(request).await.map_err(|error| store_error(key, error))?;
@@ -181,12 +181,12 @@ impl Draft {
     async fn put_parts(
         &self,
         parts: Vec<PlannedPart>,
-        base: Option<&Base>,
+        sources: &Sources,
         condition: WriteCondition,
     ) -> Result<Written> {
         let upload = self.upload(&mut self.state.lock());
         let id = upload.id(self).await?;
-        let make = |part| self.make_part(&upload, &id, part, base);
+        let make = |part| self.make_part(&upload, &id, part, sources);
         let parts: Vec<Part> = stream::iter(parts).map(make).buffered(CLOSING_PARTS).try_collect().await?;
         let key = upload.key.clone();
         let request = CompleteUpload { key, upload: id, parts, condition };
@@ -198,7 +198,7 @@ impl Draft {
         upload: &Upload,
         id: &UploadId,
         part: PlannedPart,
-        base: Option<&Base>,
+        sources: &Sources,
     ) -> Result<Part> {
         match part.from {
             Source::Sent => {
@@ -206,7 +206,7 @@ impl Draft {
                 Ok(state.content.sent_part(part.index).expect("the plan counts sent parts").clone())
             }
             Source::Here => {
-                let body = self.payload(part.range, base).await?;
+                let body = self.payload(part.range, sources).await?;
                 let sent = self.send_part(upload, part.index, body).await?;
                 let mut state = self.state.lock();
                 state.content.sending(part.index);
@@ -214,7 +214,7 @@ impl Draft {
                 Ok(sent)
             }
             Source::Copied => {
-                let base = base.expect("only an old object is copied from");
+                let base = sources.base.as_ref().expect("only an old object is copied from");
                 let request = CopyPart {
                     key: upload.key.clone(),
                     upload: id.clone(),
@@ -229,13 +229,13 @@ impl Draft {
     }
 
     /// The bytes of `range`, ready to be sent.
-    async fn payload(&self, range: ByteRange, base: Option<&Base>) -> Result<Payload> {
+    async fn payload(&self, range: ByteRange, sources: &Sources) -> Result<Payload> {
         let pieces = {
             let state = self.state.lock();
             let pieces = state.content.pieces(range);
             pieces.map_err(|Released| self.error(ErrorKind::Unsupported, "write", &state))?
         };
-        Ok(Payload::from(gather(pieces, base).await?.into_bytes()))
+        Ok(Payload::from(self.engine.gather(pieces, sources).await?.into_bytes()))
     }
 
     /// The store does not know the upload any more: begin another one, with everything that is still here.

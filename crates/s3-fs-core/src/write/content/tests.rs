@@ -19,6 +19,8 @@ enum Step {
     Truncate(u64),
     Send,
     Release,
+    Spill,
+    Unshelve,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -28,6 +30,8 @@ fn step() -> impl Strategy<Value = Step> {
         (0_u64..80).prop_map(Step::Truncate),
         Just(Step::Send),
         Just(Step::Release),
+        Just(Step::Spill),
+        Just(Step::Unshelve),
     ]
 }
 
@@ -47,6 +51,7 @@ struct Subject {
     content: Content,
     budget: Arc<Budget>,
     schedule: PartSchedule,
+    disk: Vec<u8>,
 }
 
 impl Subject {
@@ -61,6 +66,7 @@ impl Subject {
         for piece in self.content.pieces(range)? {
             match piece {
                 Piece::Staged(bytes) => all.extend(bytes.concat()),
+                Piece::OnDisk(range) => all.extend(&self.disk[range.start as usize..range.end as usize]),
                 Piece::Base(range) => all.extend(&base[range.start as usize..range.end as usize]),
                 Piece::Hole(len) => all.resize(all.len() + len as usize, 0),
             }
@@ -90,6 +96,21 @@ fn apply(subject: &mut Subject, model: &mut Model, step: &Step) {
             }
         }
         Step::Release => _ = subject.content.release_one(),
+        Step::Unshelve => _ = subject.content.release_shelved(),
+        Step::Spill => {
+            let mut leaving = subject.content.shelve_one();
+            leaving.extend(if leaving.is_empty() { subject.content.leaving(PART) } else { Vec::new() });
+            for range in subject.content.take_dead() {
+                let end = subject.disk.len().min(range.end as usize);
+                subject.disk[end.min(range.start as usize)..end].fill(0xdd);
+            }
+            for (offset, bytes) in leaving.iter().flat_map(Leaving::pieces) {
+                let end = offset as usize + bytes.len();
+                subject.disk.resize(subject.disk.len().max(end), 0xee);
+                subject.disk[offset as usize..end].copy_from_slice(bytes);
+            }
+            subject.content.left(&leaving);
+        }
     }
 }
 
@@ -135,7 +156,7 @@ proptest! {
         let base: Vec<u8> = (0..base * STEP).map(|at| (at / 7) as u8).collect();
         let schedule = PartSchedule::new(PART, PART);
         let content = Content::new(schedule, base.len() as u64);
-        let mut subject = Subject { content, budget: Budget::new(64 << 20), schedule };
+        let mut subject = Subject { content, budget: Budget::new(64 << 20), schedule, disk: Vec::new() };
         let mut model = Model { bytes: base.clone(), base, parts: BTreeMap::new() };
         for step in &steps {
             apply(&mut subject, &mut model, step);
@@ -153,7 +174,12 @@ proptest! {
 #[test]
 fn parts_are_sent_once_writing_went_past_them() {
     let schedule = PartSchedule::new(PART, PART);
-    let mut subject = Subject { content: Content::new(schedule, 0), budget: Budget::new(64 << 20), schedule };
+    let mut subject = Subject {
+        content: Content::new(schedule, 0),
+        budget: Budget::new(64 << 20),
+        schedule,
+        disk: Vec::new(),
+    };
     subject.write(0, &vec![1; PART as usize]).unwrap();
     assert_eq!(subject.content.next_to_send(), None, "it may be the whole file");
     subject.write(PART, b"x").unwrap();
@@ -167,7 +193,12 @@ fn parts_are_sent_once_writing_went_past_them() {
 
 fn filled(size: u64) -> Subject {
     let schedule = PartSchedule::new(PART, PART);
-    let mut subject = Subject { content: Content::new(schedule, 0), budget: Budget::new(64 << 20), schedule };
+    let mut subject = Subject {
+        content: Content::new(schedule, 0),
+        budget: Budget::new(64 << 20),
+        schedule,
+        disk: Vec::new(),
+    };
     subject.write(0, &vec![1; size as usize]).unwrap();
     subject
 }
@@ -205,7 +236,7 @@ fn a_last_part_is_sent_again_when_the_file_grows_behind_it() {
 fn what_was_let_go_is_never_replaced_by_the_old_object() {
     let schedule = PartSchedule::new(PART, PART);
     let content = Content::new(schedule, 4 * PART);
-    let mut subject = Subject { content, budget: Budget::new(64 << 20), schedule };
+    let mut subject = Subject { content, budget: Budget::new(64 << 20), schedule, disk: Vec::new() };
     subject.write(PART, &vec![2; 2 * PART as usize + 1]).unwrap();
     subject.content.sending(1);
     assert!(subject.content.sent(1, stored(1, PART)) && subject.content.release_one());

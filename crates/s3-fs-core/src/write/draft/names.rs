@@ -8,13 +8,21 @@ use std::sync::Arc;
 use sluicefs_s3_client::{ByteRange, ObjectKey, ObjectMeta};
 use tokio::sync::OwnedMutexGuard;
 
-use super::{Base, Committing, Draft, gather};
+use super::{Base, Committing, Draft};
 use crate::budget::Reservation;
 use crate::error::Result;
+use crate::read::MAX_READ_BYTES;
 use crate::write::content::Piece;
 
-/// A file that loses its name while it is open is held in memory up to this share of what written bytes may take: one in so many.
+/// A file that loses its name while it is open is held in memory up to this share of what written bytes may take: one in so many. On disk it is
+/// held as long as there is room.
 const HELD_SHARE: u64 = 4;
+
+/// The pieces of `range` that one read returns.
+fn in_reads(range: ByteRange) -> impl Iterator<Item = ByteRange> {
+    let starts = (range.start..range.end).step_by(MAX_READ_BYTES as usize);
+    starts.map(move |start| range.intersect(ByteRange::from_len(start, MAX_READ_BYTES)))
+}
 
 /// Keeps the object of a file from being made.
 pub(crate) struct Paused(#[expect(dead_code, reason = "held until it is dropped")] OwnedMutexGuard<()>);
@@ -44,16 +52,17 @@ impl Draft {
     /// As [`Draft::read`]; `NoSpace`.
     pub(crate) async fn hold(self: &Arc<Self>) -> Result<bool> {
         let _turn = self.turn.lock().await;
-        let (ranges, base) = {
+        let (ranges, sources) = {
             let state = self.state.lock();
-            (state.content.in_base(), state.base.clone())
+            (state.content.in_base(), state.sources())
         };
         let bytes: u64 = ranges.iter().map(ByteRange::len).sum();
-        if bytes > self.engine.config.memory_limit_bytes / HELD_SHARE {
+        let fits_on_disk = self.engine.stage.as_ref().is_some_and(|stage| stage.has_room(bytes));
+        if !fits_on_disk && bytes > self.engine.config.memory_limit_bytes / HELD_SHARE {
             return Ok(false);
         }
-        for range in ranges {
-            let data = gather(vec![Piece::Base(range)], base.as_ref()).await?;
+        for range in ranges.into_iter().flat_map(in_reads) {
+            let data = self.engine.gather(vec![Piece::Base(range)], &sources).await?;
             let mut at = range.start;
             for slice in data.slices() {
                 let part = ByteRange::from_len(at, slice.len() as u64);

@@ -1,10 +1,13 @@
 //! Drafts against a bucket in memory: what becomes of writes, and what each costs the store.
 
+mod staged;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
+use sluicefs_cache_dir::StageDir;
 use sluicefs_s3_client::testing::memory::pattern;
 use sluicefs_s3_client::testing::{
     Content as Stored, Fault, FaultBucket, MemoryBucket, Operation, Rule, When,
@@ -29,7 +32,11 @@ fn rig() -> Rig {
 }
 
 fn rig_with(config: WriteConfig) -> Rig {
-    let bucket = MemoryBucket::new("drafts");
+    staged_rig(config, None)
+}
+
+fn staged_rig(config: WriteConfig, stage: Option<Arc<StageDir>>) -> Rig {
+    let bucket = MemoryBucket::new("drafts").with_min_part_bytes(config.part_size_bytes.min(5 * MIB));
     let faults = Arc::new(FaultBucket::new(bucket.clone()));
     let runtime = tokio::runtime::Handle::current();
     let store: Arc<dyn Bucket> = Arc::clone(&faults) as Arc<dyn Bucket>;
@@ -37,7 +44,7 @@ fn rig_with(config: WriteConfig) -> Rig {
     let commits: Arc<Mutex<Vec<_>>> = Arc::default();
     let heard = Arc::clone(&commits);
     let on_commit = Box::new(move |ino, meta| heard.lock().push((ino, meta)));
-    let engine = WriteEngine::new(store, reads, config, runtime, on_commit);
+    let engine = WriteEngine::new(store, reads, (config, stage), runtime, on_commit);
     Rig { bucket, faults, engine, commits }
 }
 

@@ -1,0 +1,174 @@
+//! Drafts with a directory for what memory cannot hold.
+
+use sluicefs_cache_dir::StageDir;
+
+use super::*;
+
+struct Staged {
+    rig: Rig,
+    stage: Arc<StageDir>,
+    _cache: tempfile::TempDir,
+}
+
+/// Memory for `memory` bytes and room on disk for `limit`, in parts of `part`.
+fn staged((memory, part): (u64, u64), limit: u64) -> Staged {
+    let cache = tempfile::tempdir().unwrap();
+    let stage = StageDir::open(cache.path(), limit).unwrap();
+    let config = WriteConfig { memory_limit_bytes: memory, part_size_bytes: part, ..WriteConfig::default() };
+    let rig = staged_rig(config, Some(Arc::clone(&stage)));
+    Staged { rig, stage, _cache: cache }
+}
+
+impl Staged {
+    /// Waits until nothing is staged on disk any more.
+    async fn emptied(&self) {
+        timeout(Duration::from_secs(10), async {
+            while self.stage.used_bytes() > 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("the room comes back");
+    }
+}
+
+async fn read_all(draft: &Draft) -> Vec<u8> {
+    let mut all = Vec::new();
+    while (all.len() as u64) < draft.size() {
+        all.extend(read(draft, all.len() as u64, MIB).await);
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scattered_writes_may_be_larger_than_memory() {
+    let staged = staged((24 * MIB, 5 * MIB), 1 << 30);
+    let draft = staged.rig.create("scattered");
+    let mut expected = vec![0; 99 * MIB as usize];
+    for at in (0..99).rev().step_by(2) {
+        let range = ByteRange::from_len(at * MIB, MIB);
+        draft.write(range.start, &pattern(at, range)).await.unwrap();
+        expected[range.start as usize..range.end as usize].copy_from_slice(&pattern(at, range));
+    }
+    assert!(staged.stage.used_bytes() > 20 * MIB, "memory holds less than was written");
+    assert!(read_all(&draft).await == expected);
+    draft.commit().await.unwrap();
+    assert!(staged.rig.stored("scattered").await == expected);
+    staged.emptied().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_sent_can_be_read_and_changed() {
+    let staged = staged((40 * MIB, 8 * MIB), 1 << 30);
+    let draft = staged.rig.create("f");
+    let mut expected = pattern(8, ByteRange::new(0, 120 * MIB)).to_vec();
+    fill(&draft, 8, ByteRange::new(0, 120 * MIB)).await;
+    draft.parts_ended().await;
+    assert!(read_all(&draft).await == expected);
+    draft.write(20 * MIB, b"changed").await.unwrap();
+    expected[20 * MIB as usize..20 * MIB as usize + 7].copy_from_slice(b"changed");
+    draft.commit().await.unwrap();
+    assert!(staged.rig.stored("f").await == expected);
+    assert_eq!(
+        staged.rig.count(Operation::UploadPart),
+        16,
+        "the part that was changed was sent again, no other"
+    );
+    staged.emptied().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_in_order_may_be_longer_than_the_disk_has_room() {
+    let staged = staged((40 * MIB, 8 * MIB), 32 * MIB);
+    let draft = staged.rig.create("f");
+    fill(&draft, 9, ByteRange::new(0, 160 * MIB)).await;
+    draft.commit().await.unwrap();
+    assert!(staged.rig.stored("f").await == pattern(9, ByteRange::new(0, 160 * MIB)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_stage_fails_the_write_and_loses_nothing() {
+    let staged = staged((24 * MIB, 5 * MIB), 16 * MIB);
+    let draft = staged.rig.create("scattered");
+    let mut expected = Vec::new();
+    let error = loop {
+        let at = expected.len() as u64;
+        match draft.write(at + MIB, &pattern(at, ByteRange::new(0, MIB))).await {
+            Ok(()) => {
+                expected.resize(expected.len() + MIB as usize, 0);
+                expected.extend(pattern(at, ByteRange::new(0, MIB)));
+            }
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::NoSpace);
+    assert!(expected.len() as u64 > 2 * 24 * MIB, "memory and disk were used: {}", expected.len());
+    assert!(read_all(&draft).await == expected);
+    draft.commit().await.unwrap();
+    assert!(staged.rig.stored("scattered").await == expected);
+    staged.emptied().await;
+    draft.write(0, b"goes on").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_file_that_memory_cannot_hold_is_kept_on_disk() {
+    let staged = staged((24 * MIB, 5 * MIB), 1 << 30);
+    staged.rig.bucket.put("f", Stored::Pattern { seed: 3, len: 50 * MIB });
+    let draft = staged.rig.open("f").await;
+    draft.orphan().await;
+    assert!(draft.hold().await.unwrap());
+    staged.rig.bucket.remove("f");
+    assert!(read_all(&draft).await == pattern(3, ByteRange::new(0, 50 * MIB)));
+}
+
+/// Random numbers that a seed repeats.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % end
+    }
+}
+
+/// What `fsx` does, to two files at once that share a memory for less than one of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_what_was_written_whatever_is_on_disk() {
+    const KIB: u64 = 1 << 10;
+    for seed in 0..8 {
+        let staged = staged((4 * MIB, 256 * KIB), 64 * MIB);
+        let mut random = Random(seed);
+        let files = ["a", "b"].map(|key| staged.rig.create(key));
+        let mut models = [Vec::<u8>::new(), Vec::new()];
+        for step in 0..400_u64 {
+            let which = random.below(2) as usize;
+            let (draft, model) = (&files[which], &mut models[which]);
+            let (at, len) = (random.below(8 * MIB), 1 + random.below(400 * KIB));
+            match random.below(20) {
+                0 => draft.commit().await.unwrap(),
+                1 => {
+                    draft.truncate(at).await.unwrap();
+                    model.resize(at as usize, 0);
+                }
+                2..8 => {
+                    let end = model.len().min((at + len) as usize);
+                    let expected = &model[end.min(at as usize)..end];
+                    assert!(read(draft, at, len).await == expected, "seed {seed}, step {step}: {at}+{len}");
+                }
+                choice => {
+                    // Many in order, so that parts are sent.
+                    let at = if choice > 13 { model.len() as u64 % (12 * MIB) } else { at };
+                    let data = pattern(seed ^ step, ByteRange::from_len(at, len));
+                    draft.write(at, &data).await.unwrap();
+                    model.resize(model.len().max((at + len) as usize), 0);
+                    model[at as usize..(at + len) as usize].copy_from_slice(&data);
+                }
+            }
+        }
+        for ((draft, model), key) in files.iter().zip(&models).zip(["a", "b"]) {
+            assert!(read_all(draft).await == *model, "seed {seed}");
+            draft.commit().await.unwrap();
+            assert!(staged.rig.stored(key).await == *model, "seed {seed}");
+        }
+    }
+}

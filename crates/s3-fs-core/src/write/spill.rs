@@ -1,0 +1,182 @@
+//! Moves to disk what memory cannot hold: one job for each file at a time, which lets go of what is dead before it writes.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use sluicefs_cache_dir::{StageDir, StageFile};
+use sluicefs_s3_client::ByteRange;
+use tokio::time::Instant;
+
+use super::draft::{Draft, State};
+use super::engine::{KEPT_BYTES, WriteEngine};
+use super::stage::Leaving;
+
+/// So much of a file goes to disk in one job: little enough that its memory comes back soon.
+const SPILL_BYTES: u64 = 4 << 20;
+
+/// A disk that refused bytes is given no others for this long: somebody may have made room since.
+const REFUSAL: Duration = Duration::from_secs(1);
+
+/// What of a file is on disk, or on its way there.
+#[derive(Debug, Default)]
+pub(super) struct OnDisk {
+    /// Made when something goes there, and given up when the object is made.
+    file: Option<Arc<StageFile>>,
+    /// A job is under way.
+    is_moving: bool,
+}
+
+impl OnDisk {
+    pub(super) fn file(&self) -> Option<Arc<StageFile>> {
+        self.file.clone()
+    }
+
+    pub(super) fn take(&mut self) -> Option<Arc<StageFile>> {
+        self.file.take()
+    }
+}
+
+/// What a job does.
+struct Job {
+    file: Arc<StageFile>,
+    dead: Vec<ByteRange>,
+    leaving: Vec<Leaving>,
+}
+
+impl Job {
+    fn run(&self) -> io::Result<()> {
+        for range in &self.dead {
+            self.file.discard(range.start..range.end)?;
+        }
+        for (offset, bytes) in self.leaving.iter().flat_map(Leaving::pieces) {
+            self.file.write(offset, bytes)?;
+        }
+        Ok(())
+    }
+}
+
+impl Draft {
+    /// Begins to move the oldest sent part to disk; false if there is none, or something is moving already.
+    pub(super) fn spill_sent(self: &Arc<Self>, state: &mut State) -> bool {
+        !state.on_disk.is_moving && {
+            let leaving = state.content.shelve_one();
+            self.begin_to_move(state, leaving)
+        }
+    }
+
+    /// Begins to move bytes to disk that are not being sent; false if there are none, or something is moving already.
+    pub(super) fn spill_any(self: &Arc<Self>, state: &mut State) -> bool {
+        !state.on_disk.is_moving && {
+            let leaving = state.content.leaving(SPILL_BYTES);
+            self.begin_to_move(state, leaving)
+        }
+    }
+
+    /// Lets go of the oldest sent part on disk; false if there is none.
+    pub(super) fn unshelve(self: &Arc<Self>, state: &mut State) -> bool {
+        !state.on_disk.is_moving && state.content.release_shelved() && {
+            self.begin_to_move(state, Vec::new());
+            true
+        }
+    }
+
+    /// Keeps little enough of what was sent in memory.
+    pub(super) fn trim_kept(self: &Arc<Self>, state: &mut State) {
+        match self.engine.disk() {
+            None => while state.content.kept_bytes() > KEPT_BYTES && state.content.release_one() {},
+            Some(_) if state.content.kept_bytes() <= KEPT_BYTES => {}
+            Some(stage) if stage.has_room(SPILL_BYTES) => _ = self.spill_sent(state),
+            Some(_) => _ = self.unshelve(state),
+        }
+    }
+
+    fn begin_to_move(self: &Arc<Self>, state: &mut State, leaving: Vec<Leaving>) -> bool {
+        let Some(stage) = &self.engine.stage else { return false };
+        let dead = state.content.take_dead();
+        if leaving.is_empty() && dead.is_empty() {
+            return false;
+        }
+        let file = Arc::clone(state.on_disk.file.get_or_insert_with(|| Arc::new(stage.create())));
+        state.on_disk.is_moving = true;
+        let (job, draft, busy) = (Job { file, dead, leaving }, Arc::clone(self), self.engine.busy());
+        self.engine.runtime.spawn_blocking(move || {
+            let done = job.run();
+            draft.moved_to_disk(&job, done);
+            // The blocks come back to the budget before anybody hears of it.
+            drop(job);
+            drop(busy);
+            draft.moved.notify_waiters();
+        });
+        true
+    }
+
+    fn moved_to_disk(self: &Arc<Self>, job: &Job, done: io::Result<()>) {
+        let mut state = self.state.lock();
+        state.on_disk.is_moving = false;
+        match done {
+            Ok(()) => state.content.left(&job.leaving),
+            Err(error) => self.engine.disk_refused(&error),
+        }
+        self.trim_kept(&mut state);
+    }
+}
+
+impl WriteEngine {
+    /// Whether bytes may go to disk: it has room for them, or begins to make some.
+    pub(super) fn can_spill(&self) -> bool {
+        self.disk().is_some_and(|stage| stage.has_room(SPILL_BYTES) || self.any_draft(Draft::unshelve))
+    }
+
+    /// The stage, if there is one, and the disk took the last bytes that it was given.
+    fn disk(&self) -> Option<&Arc<StageDir>> {
+        let refused = *self.refused_at.lock();
+        let is_refusing = refused.is_some_and(|at| at.elapsed() < REFUSAL);
+        self.stage.as_ref().filter(|_| !is_refusing)
+    }
+
+    fn disk_refused(&self, error: &io::Error) {
+        *self.refused_at.lock() = Some(Instant::now());
+        if !self.told_refusal.swap(true, Ordering::Relaxed) {
+            tracing::warn!(%error, "the disk takes no more written bytes; what is in memory stays there");
+        }
+    }
+
+    /// A write fails, as neither memory nor the disk has room for it.
+    pub(super) fn report_no_space(&self) {
+        if self.told_no_space.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        match &self.stage {
+            None => tracing::error!(
+                "the memory for written bytes is full, so a write failed: --cache DIR would stage more on disk, --memory-target keep more"
+            ),
+            Some(stage) => tracing::error!(
+                staged_bytes = stage.used_bytes(),
+                "memory and disk for written bytes are full, so a write failed: see --stage-size, and what is free on that disk"
+            ),
+        }
+    }
+
+    /// Begins to move a sent part of some file to disk; false if there is none that can.
+    pub(super) fn spill_sent(&self) -> bool {
+        self.any_draft(Draft::spill_sent)
+    }
+
+    /// Begins to move bytes of some file to disk; false if there are none that can.
+    pub(super) fn spill_any(&self) -> bool {
+        self.any_draft(Draft::spill_any)
+    }
+
+    /// Removes a file on disk where that may block.
+    pub(super) fn drop_file(&self, file: Option<Arc<StageFile>>) {
+        if let Some(file) = file {
+            self.runtime.spawn_blocking(move || drop(file));
+        }
+    }
+
+    fn any_draft(&self, act: fn(&Arc<Draft>, &mut State) -> bool) -> bool {
+        self.drafts().iter().any(|draft| act(draft, &mut draft.state.lock()))
+    }
+}
