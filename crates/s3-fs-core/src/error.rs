@@ -108,6 +108,8 @@ impl Error {
             }
             s3::ErrorKind::PreconditionFailed => ErrorKind::Stale,
             s3::ErrorKind::Archived => ErrorKind::Archived,
+            s3::ErrorKind::NoSpace => ErrorKind::NoSpace,
+            s3::ErrorKind::TooLarge => ErrorKind::TooLarge,
             _ => ErrorKind::Io,
         };
         Self { kind, operation, name: None, source: Some(source) }

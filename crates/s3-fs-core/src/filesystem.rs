@@ -127,11 +127,11 @@ impl FileSystem {
     /// Takes back `count` lookups of `ino`; at zero the inode may be dropped.
     pub fn forget(&self, ino: InodeNo, count: u64) {
         self.tree.forget(ino, count);
-        if self.tree.table.entry(ino).is_err() {
+        if self.tree.table.is_forgotten(ino) {
             let nameless = self.nameless.lock().remove(&ino);
             if nameless.is_some() {
                 drop(nameless);
-                self.writers.remove_idle(ino, || {});
+                self.writers.remove_idle(ino, || self.tree.table.set_written(ino, None));
             }
         }
     }
@@ -207,6 +207,10 @@ impl FileSystem {
             Err(error) if error.kind() == ErrorKind::Stale && self.is_overtaken(reader).await => {
                 self.read_once(reader, range, to).await
             }
+            // Or moved it.
+            Err(error) if error.kind() == ErrorKind::Stale && reader.may_follow() => {
+                self.read_once(reader, range, to).await
+            }
             read => read,
         }
     }
@@ -224,7 +228,7 @@ impl FileSystem {
 
     async fn read_once(&self, reader: &FileHandle, range: ByteRange, to: Destination) -> Result<ReadData> {
         if let Some(draft) = self.writers.draft(reader.ino)
-            && draft.is_changed()
+            && draft.is_read_here()
         {
             return draft.read(range).await;
         }

@@ -49,6 +49,13 @@ pub(crate) struct Inode {
     pub(crate) given: Option<Box<GivenAttr>>,
 }
 
+impl Inode {
+    /// Whether neither the kernel, nor anything below it, nor what is written to it needs it.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.lookups == 0 && self.children == 0 && self.written.is_none()
+    }
+}
+
 /// A file that is being written.
 pub(crate) trait BeingWritten: std::fmt::Debug + Send + Sync {
     /// Its length in bytes and the time of its last change.

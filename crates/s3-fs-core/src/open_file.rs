@@ -34,6 +34,8 @@ struct Pinned {
     moved: Option<Moved>,
     /// This mount made it of the version before, or moved it: the kernel saw every byte change, and handles go on with it.
     written_here: bool,
+    /// The kernel may have pages with bytes that never became an object: nothing is read beside them.
+    is_spoiled: bool,
     /// Its reading state, while a handle has it open.
     object: Mutex<Weak<OpenObject>>,
 }
@@ -99,6 +101,13 @@ impl OpenFiles {
     pub(crate) fn moved(&self, ino: InodeNo, key: ObjectKey, meta: &ObjectMeta) {
         if let Some(file) = self.files.lock().get(&ino) {
             file.moved(key, meta);
+        }
+    }
+
+    /// What was written to the file `ino` is lost: the kernel may have pages of it, so nobody reads it under this number any more.
+    pub(crate) fn spoil(&self, ino: InodeNo) {
+        if let Some(file) = self.files.lock().get(&ino) {
+            file.spoil();
         }
     }
 
@@ -171,8 +180,17 @@ impl Shared {
 
     fn moved(&self, key: ObjectKey, meta: &ObjectMeta) {
         let mut current = self.current.lock();
+        if *current.version.key() == key && current.is_of(meta) {
+            return;
+        }
         let follows = current.follows_delivered || current.delivered.load(Ordering::Acquire);
         *current = Arc::new(Pinned::written_here(key, meta, follows));
+    }
+
+    fn spoil(&self) {
+        let mut current = self.current.lock();
+        let spoiled = Pinned::new(current.version.key().clone(), current.meta.clone());
+        *current = Arc::new(Pinned { is_spoiled: true, follows_delivered: true, ..spoiled });
     }
 
     /// Bytes of `pinned` are about to go to the kernel; false if the object has moved on meanwhile.
@@ -190,8 +208,9 @@ impl Pinned {
     fn new(key: ObjectKey, meta: ObjectMeta) -> Self {
         let version = Arc::new(ObjectVersion::new(key, meta.size, meta.etag.clone()));
         let delivered = AtomicBool::new(false);
-        let (follows_delivered, written_here, object) = (false, false, Mutex::default());
-        Self { meta, version, delivered, follows_delivered, moved: None, written_here, object }
+        let (follows_delivered, written_here, is_spoiled) = (false, false, false);
+        let (moved, object) = (None, Mutex::default());
+        Self { meta, version, delivered, follows_delivered, moved, written_here, is_spoiled, object }
     }
 
     /// A version that this mount made.
@@ -243,6 +262,12 @@ impl FileHandle {
         Arc::ptr_eq(&self.file.current(), &pin.pinned)
     }
 
+    /// Whether this mount made or moved the present version, and this handle has not gone on with it yet.
+    pub(crate) fn may_follow(&self) -> bool {
+        let current = self.file.current();
+        current.written_here && !Arc::ptr_eq(&self.pin.lock().pinned, &current)
+    }
+
     /// The error of a read that would mix two versions.
     pub(crate) fn stale(&self) -> Error {
         Error::new(ErrorKind::Stale, "read").with_name(self.file.current().version.key().as_str())
@@ -255,6 +280,9 @@ impl FileHandle {
     pub(crate) fn pin(&self) -> Result<Pin> {
         let current = self.file.current();
         let mut pin = self.pin.lock();
+        if current.is_spoiled {
+            return Err(self.stale());
+        }
         if !Arc::ptr_eq(&pin.pinned, &current) {
             if pin.pinned.delivered.load(Ordering::Acquire) && !current.written_here {
                 return Err(self.stale());

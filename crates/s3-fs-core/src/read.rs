@@ -95,12 +95,6 @@ impl ReadData {
         }
     }
 
-    /// Adds the bytes of `more` at the end.
-    pub(crate) fn append(&mut self, more: ReadData) {
-        self.len += more.len;
-        self.slices.extend(more.slices);
-    }
-
     /// The bytes of `range`, if all its blocks, `found` in order, are here.
     fn if_ready(found: &[Found], range: ByteRange) -> Option<Self> {
         let mut slices = Vec::with_capacity(found.len());

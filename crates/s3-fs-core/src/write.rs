@@ -8,6 +8,8 @@ mod content;
 mod draft;
 mod engine;
 mod gather;
+mod moves;
+mod old_bytes;
 mod plan;
 mod ranges;
 mod schedule;
@@ -17,5 +19,6 @@ mod upload;
 mod writers;
 
 pub(crate) use draft::Draft;
-pub(crate) use engine::WriteEngine;
+pub(crate) use engine::{DirectoryMove, WriteEngine};
+pub(crate) use moves::Stay;
 pub(crate) use writers::{Writer, Writers};

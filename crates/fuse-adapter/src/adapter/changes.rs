@@ -66,6 +66,9 @@ impl Core {
             Ok((entry, opened)) => {
                 let saved = self.fs.flush(opened.handle).await;
                 self.fs.release(opened.handle);
+                if saved.is_err() {
+                    self.fs.forget(entry.attr.ino, 1);
+                }
                 saved.map(|()| entry)
             }
             Err(error) => Err(error),

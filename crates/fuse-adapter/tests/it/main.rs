@@ -14,6 +14,7 @@ mod lifecycle;
 mod outside;
 mod read_only;
 mod reading;
+mod refusals;
 mod server;
 mod staging;
 mod stuck;

@@ -72,9 +72,12 @@ impl FileSystem {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        let prefix = self.tree.table.directory("create", parent)?;
-        let key = path::file_key(&prefix, name)
-            .ok_or_else(|| Error::new(ErrorKind::NameTooLong, "create").with_name(name))?;
+        let key = || {
+            let prefix = self.tree.table.directory("create", parent)?;
+            let too_long = || Error::new(ErrorKind::NameTooLong, "create").with_name(name);
+            path::file_key(&prefix, name).ok_or_else(too_long)
+        };
+        let (key, _stays) = self.stay(key).await?;
         let mut meta = ObjectMeta {
             size: 0,
             etag: None,
@@ -98,7 +101,8 @@ impl FileSystem {
         let entry = self.tree.create(parent, name, &Remote::File(meta.clone()), known)?;
         let ino = entry.attr.ino;
         let draft = Draft::new(Arc::clone(&self.writes), ino, key.clone(), is_stored.then_some(&meta));
-        if exclusive && !is_stored {
+        if !is_stored && creation != Creation::OrOpen(Existing::Truncate) {
+            // What somebody else makes of the name meanwhile is not overwritten unseen.
             draft.must_be_new();
         }
         draft.has_attributes(attributes);
@@ -127,8 +131,8 @@ impl FileSystem {
         let writer = match self.writers.join(ino) {
             Some(writer) => writer,
             None => {
+                let (key, _stays) = self.stay(|| self.tree.key("open", ino)).await?;
                 let known = self.tree.table.current("open", ino)?;
-                let key = self.tree.key("open", ino)?;
                 if !self.config.allow.overwrite {
                     return Err(Error::new(ErrorKind::NotPermitted, "open").with_name(key.as_str()));
                 }
@@ -136,7 +140,10 @@ impl FileSystem {
             }
         };
         if existing == Existing::Truncate {
-            writer.draft().truncate(0).await?;
+            if let Err(error) = writer.draft().truncate(0).await {
+                self.end_writing(ino, writer);
+                return Err(error);
+            }
             self.tree.table.forget_given_time(ino);
         }
         Ok(writer)
@@ -209,7 +216,7 @@ impl FileSystem {
     /// `TooLarge`, `BadHandle`.
     pub async fn allocate(&self, handle: HandleId, end: u64) -> Result<()> {
         let (_, draft) = self.writing("fallocate", handle)?;
-        if end > draft.size() { draft.truncate(end).await } else { Ok(()) }
+        draft.grow(end).await
     }
 
     /// Changes attributes of `ino`, and returns what they are then.
@@ -299,8 +306,10 @@ impl FileSystem {
             return;
         }
         let (writers, tree) = (Arc::clone(&self.writers), Arc::clone(&self.tree));
+        let files = Arc::clone(&self.files);
         self.writes.spawn(async move {
-            if let Err(error) = draft.commit().await {
+            let saved = draft.commit().await;
+            if let Err(error) = &saved {
                 tracing::error!(key = %draft.key(), %error, "what was written to a file and not made durable when it was closed is lost");
                 if draft.was_never_stored()
                     && let Ok(known) = tree.table.known("release", ino)
@@ -309,7 +318,13 @@ impl FileSystem {
                     tree.removed(known.parent, &known.name, ino);
                 }
             }
-            writers.remove_idle(ino, || tree.table.set_written(ino, None));
+            writers.remove_idle(ino, || {
+                if saved.is_err() && draft.needs_commit() {
+                    files.spoil(ino);
+                    tree.table.give_up(ino);
+                }
+                tree.table.set_written(ino, None);
+            });
         });
     }
 

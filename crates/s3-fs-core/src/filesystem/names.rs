@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::inode::Remote;
 use crate::path;
 use crate::tree::Target;
-use crate::write::Draft;
+use crate::write::{Draft, Stay};
 
 impl FileSystem {
     /// Makes the directory `name` in `parent` and counts one lookup. The store gets an empty object `name/`, so that the directory outlives
@@ -24,7 +24,8 @@ impl FileSystem {
     pub async fn make_dir(&self, parent: InodeNo, name: &str, mode: u16) -> Result<Entry> {
         self.may_change("mkdir")?;
         self.must_be_free("mkdir", parent, name).await?;
-        let marker = self.marker("mkdir", &self.tree.prefix_of("mkdir", parent, name)?)?;
+        let marker = || self.marker("mkdir", &self.tree.prefix_of("mkdir", parent, name)?);
+        let (marker, _stays) = self.stay(marker).await?;
         let request = PutRequest {
             key: marker,
             body: Payload::default(),
@@ -50,8 +51,8 @@ impl FileSystem {
         if target.is_directory() {
             return Err(Error::new(ErrorKind::IsADirectory, "unlink").with_name(name));
         }
-        let key = self.tree.key("unlink", target.ino)?;
         self.leave_nameless(&target).await?;
+        let (key, _stays) = self.stay(|| self.tree.key("unlink", target.ino)).await?;
         if let Err(error) = self.delete("unlink", &key).await {
             self.regain_name(target.ino).await;
             return Err(error);
@@ -70,6 +71,8 @@ impl FileSystem {
         if !target.is_directory() {
             return Err(Error::new(ErrorKind::NotADirectory, "rmdir").with_name(name));
         }
+        let marker = || self.marker("rmdir", &self.tree.table.directory("rmdir", target.ino)?);
+        let _stays = self.stay(marker).await?;
         self.must_be_empty("rmdir", target.ino).await?;
         self.remove_marker("rmdir", &self.tree.table.directory("rmdir", target.ino)?).await?;
         self.tree.removed(parent, name, target.ino);
@@ -77,6 +80,17 @@ impl FileSystem {
     }
 
     // === What these have in common ===
+
+    /// Keeps the key that `key` gives from moving with a directory. It is asked again after a move was waited for.
+    pub(super) async fn stay(&self, key: impl Fn() -> Result<ObjectKey>) -> Result<(ObjectKey, Stay)> {
+        loop {
+            let now = key()?;
+            let stay = self.writes.stay(&[now.as_str()]).await;
+            if key()? == now {
+                return Ok((now, stay));
+            }
+        }
+    }
 
     /// The file is about to lose its name: what is written to it must not be sent any more, and who has it open needs its bytes.
     pub(super) async fn leave_nameless(&self, target: &Target) -> Result<()> {

@@ -12,14 +12,15 @@ use sluicefs_s3_client::{
     ListedObject, ObjectKey, ObjectMeta, Part, RenameRequest, UploadId, WriteCondition,
 };
 
-use tokio::sync::RwLockWriteGuard;
+use tokio::time::Instant;
 
 use super::FileSystem;
 use crate::attr::InodeNo;
 use crate::error::{Error, ErrorKind, Result};
-use crate::inode::Remote;
+use crate::inode::{Remote, is_same_version};
 use crate::path;
 use crate::tree::Target;
+use crate::write::{DirectoryMove, Stay};
 
 /// What may happen to what has the new name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,11 +31,29 @@ pub enum Replace {
     Forbidden,
 }
 
+/// Why a file did not move.
+#[derive(Debug)]
+enum Unmoved {
+    /// Nothing happened.
+    Untouched(Error),
+    /// It has the new name too: the old one could not be removed.
+    Copied(Error),
+}
+
+impl From<Error> for Unmoved {
+    fn from(error: Error) -> Self {
+        Self::Untouched(error)
+    }
+}
+
 /// So often files below a directory are made durable before it is renamed.
 const SAVING_ROUNDS: usize = 3;
 
 /// So many objects of a directory are copied at once.
 const COPIES_AT_ONCE: usize = 32;
+
+/// A key of 1,024 bytes has no more components.
+const MAX_DEPTH: usize = 512;
 
 /// Objects over [`MAX_COPY_BYTES`] are copied in parts of this size, so many at once.
 const COPY_PART_BYTES: u64 = 1 << 30;
@@ -87,43 +106,55 @@ impl FileSystem {
         if target.is_some() && !self.config.allow.overwrite {
             return Err(Error::new(ErrorKind::NotPermitted, "rename").with_name(to.1));
         }
-        // Nothing of the file is sent to its old key from here on.
-        let paused = match self.writers.draft(source.ino) {
-            Some(draft) => {
-                draft.commit().await?;
-                Some(draft.pause().await)
-            }
-            None => None,
-        };
-        let key = self.tree.key("rename", source.ino)?;
-        let prefix = self.tree.table.directory("rename", to.0)?;
-        let new_key = path::file_key(&prefix, to.1)
-            .ok_or_else(|| Error::new(ErrorKind::NameTooLong, "rename").with_name(to.1))?;
+        if let Some(draft) = self.writers.draft(source.ino) {
+            draft.commit().await?;
+        }
         if let Some(target) = &target {
             self.leave_nameless(target).await?;
         }
-        let mut meta = self.object("rename", source)?;
+        match (self.move_file(source, from, to, replace).await, target) {
+            (Err(Unmoved::Untouched(error)), target) => {
+                if let Some(target) = target {
+                    self.regain_name(target.ino).await;
+                }
+                Err(error)
+            }
+            // Whether or not the old name is gone, the new one is this file's.
+            (done, target) => {
+                if let Some(target) = target {
+                    self.tree.table.remove(target.ino);
+                }
+                done.map_err(|(Unmoved::Untouched(error) | Unmoved::Copied(error))| error)
+            }
+        }
+    }
+
+    async fn move_file(
+        &self,
+        source: &Target,
+        from: (InodeNo, &str),
+        to: (InodeNo, &str),
+        replace: Replace,
+    ) -> Result<(), Unmoved> {
+        let ino = source.ino;
+        let (key, new_key, _stays) = self.keys_that_stay(ino, to).await?;
+        // Nothing of the file is sent to its old key from here on.
+        let draft = self.writers.draft(ino);
+        let paused = match &draft {
+            Some(draft) => Some(draft.pause().await),
+            None => None,
+        };
+        let old = self.object("rename", source)?;
         let condition = match replace {
             Replace::Forbidden if self.bucket.traits().conditional_writes => WriteCondition::Absent,
             _ => WriteCondition::Any,
         };
-        match self.move_object(&key, &meta, &new_key, condition).await {
-            Ok(etag) => meta.etag = etag.or(meta.etag),
-            Err(error) => {
-                if let Some(target) = &target {
-                    self.regain_name(target.ino).await;
-                }
-                return Err(error);
-            }
-        }
-        if let Some(target) = target {
-            self.tree.table.remove(target.ino);
-        }
-        self.tree.moved(source.ino, from, to, Remote::File(meta.clone()))?;
-        self.tree.committed(source.ino, meta.clone());
-        self.files.moved(source.ino, new_key.clone(), &meta);
+        let meta = self.move_object((ino, &old), &key, &new_key, condition, to).await?;
+        self.tree.moved(ino, from, to, Remote::File(meta.clone())).map_err(Unmoved::Copied)?;
+        self.tree.committed(ino, meta.clone());
+        self.files.moved(ino, new_key.clone(), &meta);
         // Somebody may have begun to write it meanwhile.
-        if let Some(draft) = self.writers.draft(source.ino) {
+        if let Some(draft) = self.writers.draft(ino) {
             let paused = match paused {
                 Some(paused) => paused,
                 None => draft.pause().await,
@@ -133,14 +164,38 @@ impl FileSystem {
         Ok(())
     }
 
-    /// Moves an object; returns the ETag it has then, if that may be another.
+    /// The key of the file `ino`, and the one that it gets; neither moves with a directory meanwhile.
+    async fn keys_that_stay(
+        &self,
+        ino: InodeNo,
+        to: (InodeNo, &str),
+    ) -> Result<(ObjectKey, ObjectKey, Stay)> {
+        let keys = || {
+            let prefix = self.tree.table.directory("rename", to.0)?;
+            let too_long = || Error::new(ErrorKind::NameTooLong, "rename").with_name(to.1);
+            Ok::<_, Error>((
+                self.tree.key("rename", ino)?,
+                path::file_key(&prefix, to.1).ok_or_else(too_long)?,
+            ))
+        };
+        loop {
+            let (key, new_key) = keys()?;
+            let stays = self.writes.stay(&[key.as_str(), new_key.as_str()]).await;
+            if keys()? == (key.clone(), new_key.clone()) {
+                return Ok((key, new_key, stays));
+            }
+        }
+    }
+
+    /// Moves the object `meta` of the file `ino`; returns what it is then. Whoever reads it goes on with the copy before the old one is gone.
     async fn move_object(
         &self,
+        (ino, meta): (InodeNo, &ObjectMeta),
         source: &ObjectKey,
-        meta: &ObjectMeta,
         target: &ObjectKey,
         condition: WriteCondition,
-    ) -> Result<Option<ETag>> {
+        to: (InodeNo, &str),
+    ) -> Result<ObjectMeta, Unmoved> {
         if self.bucket.traits().rename {
             let request = RenameRequest {
                 source: source.clone(),
@@ -149,11 +204,18 @@ impl FileSystem {
                 condition: condition.clone(),
             };
             let renamed = self.bucket.rename(request).await;
-            return renamed.map(|()| None).map_err(|error| copy_error(error, &condition, source));
+            renamed.map_err(|error| copy_error(error, &condition, source))?;
+            return Ok(meta.clone());
         }
-        let copied = self.copy_object(source, meta, target, condition).await?;
-        self.delete("rename", source).await?;
-        Ok(copied)
+        let etag = self.copy_object(source, meta, target, condition).await?;
+        let copy = ObjectMeta { etag: etag.or(meta.etag.clone()), ..meta.clone() };
+        self.files.moved(ino, target.clone(), &copy);
+        if let Err(error) = self.delete("rename", source).await {
+            self.files.moved(ino, source.clone(), meta);
+            self.tree.made(to.0, to.1, Remote::File(copy), Some(Instant::now()));
+            return Err(Unmoved::Copied(error));
+        }
+        Ok(copy)
     }
 
     /// Copies an object of any size within the bucket; returns the copy's ETag.
@@ -235,7 +297,7 @@ impl FileSystem {
         if new.as_str().starts_with(old.as_str()) {
             return Err(Error::new(ErrorKind::Invalid, "rename").with_name(to.1));
         }
-        let _no_commits = self.keep_commits_out(source.ino, from.1).await?;
+        let _moving = self.begin_move(source.ino, (&old, &new), from.1).await?;
         let objects = self.all_below(&old).await?;
         if let Some(target) = &target {
             if !target.is_directory() {
@@ -248,31 +310,42 @@ impl FileSystem {
                 done => done?,
             }
         }
-        let etags = self.move_objects(&objects, (&old, &new)).await?;
+        let etags = self.copy_objects(&objects, (&old, &new)).await?;
+        let copies = Copies { objects: &objects, etags: &etags };
+        for ino in self.tree.table.below(source.ino) {
+            self.readers_follow(ino, (&old, &new), &copies);
+        }
+        self.delete_objects(&objects, &old).await?;
         if let Some(target) = target {
             self.tree.table.remove(target.ino);
         }
         self.tree.moved(source.ino, from, to, Remote::Directory)?;
         for ino in self.tree.table.below(source.ino) {
-            self.follow_move(ino, &new, &etags).await;
+            self.follow_move(ino, &new, &copies).await;
         }
         Ok(())
     }
 
-    /// Makes durable what is written to files below the directory `ino`, and keeps all files from becoming objects until the guard is dropped.
+    /// Makes durable what is written to files below the directory `ino`, and keeps objects below it from being made or removed until the guard
+    /// is dropped.
     ///
     /// What is written after that stays here. A file that is written so fast that parts of it are at the store alone, under its old key, cannot
     /// move with its directory.
-    async fn keep_commits_out(&self, ino: InodeNo, name: &str) -> Result<RwLockWriteGuard<'_, ()>> {
+    async fn begin_move(
+        &self,
+        ino: InodeNo,
+        (old, new): (&KeyPrefix, &KeyPrefix),
+        name: &str,
+    ) -> Result<DirectoryMove> {
         for _ in 0..SAVING_ROUNDS {
-            let below = self.tree.table.below(ino);
-            for draft in below.iter().filter_map(|ino| self.writers.draft(*ino)) {
+            for draft in self.tree.table.below(ino).iter().filter_map(|ino| self.writers.draft(*ino)) {
                 draft.commit().await?;
             }
-            let guard = self.writes.moving.write().await;
+            let moving = self.writes.begin_move(old, new).await;
+            let below = self.tree.table.below(ino);
             let mut drafts = below.iter().filter_map(|ino| self.writers.draft(*ino));
             if !drafts.any(|draft| draft.is_bound_to_key()) {
-                return Ok(guard);
+                return Ok(moving);
             }
         }
         tracing::warn!(
@@ -282,26 +355,37 @@ impl FileSystem {
         Err(Error::new(ErrorKind::Unsupported, "rename").with_name(name))
     }
 
-    /// The file `ino`, below a directory that was renamed, is another object now: who has it open goes on with that.
-    async fn follow_move(&self, ino: InodeNo, new: &KeyPrefix, etags: &BTreeMap<String, Option<ETag>>) {
+    /// The file `ino` was copied with its directory: who has it open goes on with the copy, before the object goes.
+    fn readers_follow(&self, ino: InodeNo, (old, new): (&KeyPrefix, &KeyPrefix), copies: &Copies<'_>) {
         let Ok(key) = self.tree.key("rename", ino) else { return };
-        let known = self.tree.table.known("rename", ino).ok().and_then(|known| known.meta);
-        let etag = key.as_str().strip_prefix(new.as_str()).and_then(|name| etags.get(name));
-        let meta = match (known, etag) {
-            (Some(known), Some(etag)) => {
-                Some(ObjectMeta { etag: etag.clone().or(known.etag.clone()), ..known })
-            }
-            // It became known, or was made, after the objects were listed.
-            _ => None,
-        };
-        if let Some(meta) = &meta {
-            self.tree.committed(ino, meta.clone());
-            self.files.moved(ino, key.clone(), meta);
+        let Some(name) = key.as_str().strip_prefix(old.as_str()) else { return };
+        if let (Some(copy), Ok(new_key)) = (self.copy_of(ino, name, copies), key_below(new, name)) {
+            self.files.moved(ino, new_key, &copy);
+        }
+    }
+
+    /// The file `ino`, below a directory that was renamed, is another object now.
+    async fn follow_move(&self, ino: InodeNo, new: &KeyPrefix, copies: &Copies<'_>) {
+        let Ok(key) = self.tree.key("rename", ino) else { return };
+        let name = key.as_str().strip_prefix(new.as_str());
+        let copy = name.and_then(|name| self.copy_of(ino, name, copies));
+        if let Some(copy) = &copy {
+            self.tree.committed(ino, copy.clone());
+            self.files.moved(ino, key.clone(), copy);
         }
         if let Some(draft) = self.writers.draft(ino) {
             let paused = draft.pause().await;
-            draft.moved(&paused, key, meta.as_ref()).await;
+            draft.moved(&paused, key, copy.as_ref()).await;
         }
+    }
+
+    /// What the file `ino` is after its directory was copied; `None` if what was copied is not what it was here: it became known, or was changed
+    /// by somebody else, after the objects were listed.
+    fn copy_of(&self, ino: InodeNo, name: &str, copies: &Copies<'_>) -> Option<ObjectMeta> {
+        let known = self.tree.table.known("rename", ino).ok()?.meta?;
+        let listed = copies.objects.get(name).filter(|listed| is_same_version(&known, listed))?;
+        let etag = copies.etags.get(name)?.clone().or(listed.etag.clone());
+        Some(ObjectMeta { etag, ..known })
     }
 
     /// All objects below `prefix`, its marker included, by what follows the prefix in their keys.
@@ -341,7 +425,6 @@ impl FileSystem {
             objects.get(name).is_some_and(|here| here.size == meta.size && here.etag == meta.etag)
         };
         let copies = there.iter().filter(|object| is_copy(*object)).count();
-        let is_file = |name: &str| !name.is_empty() && !name.ends_with('/');
         let has_copied_file = there.iter().any(|object| is_file(object.0) && is_copy(object));
         if has_copied_file && (copies == there.len() || copies == objects.len()) {
             tracing::info!(from = %old, to = %new, copies, "a rename that was interrupted goes on");
@@ -350,8 +433,8 @@ impl FileSystem {
         Err(not_empty)
     }
 
-    /// Copies all of `objects`, then deletes them; returns the copies' ETags by name.
-    async fn move_objects(
+    /// Copies all of `objects`; returns the copies' ETags by name.
+    async fn copy_objects(
         &self,
         objects: &BTreeMap<String, ObjectMeta>,
         (old, new): (&KeyPrefix, &KeyPrefix),
@@ -372,12 +455,24 @@ impl FileSystem {
                 Ok::<_, Error>((name, etag))
             }
         };
-        let etags = stream::iter(objects).map(copy).buffer_unordered(COPIES_AT_ONCE).try_collect().await?;
+        stream::iter(objects).map(copy).buffer_unordered(COPIES_AT_ONCE).try_collect().await
+    }
+
+    /// Deletes all of `objects`, and then the markers that a store of real directories shows of those that are empty now.
+    async fn delete_objects(&self, objects: &BTreeMap<String, ObjectMeta>, old: &KeyPrefix) -> Result<()> {
         let keys = objects.keys().map(|name| key_below(old, name)).collect::<Result<Vec<_>>>()?;
         for keys in keys.chunks(MAX_DELETE_KEYS) {
             self.delete_many("rename", keys).await?;
         }
-        Ok(etags)
+        for _ in 0..MAX_DEPTH {
+            let left = self.all_below(old).await?;
+            if left.is_empty() || left.keys().any(|name| is_file(name)) {
+                break;
+            }
+            let markers = left.keys().map(|name| key_below(old, name)).collect::<Result<Vec<_>>>()?;
+            self.delete_many("rename", &markers).await?;
+        }
+        Ok(())
     }
 
     async fn delete_many(&self, operation: &'static str, keys: &[ObjectKey]) -> Result<()> {
@@ -398,6 +493,17 @@ fn copy_error(error: s3::Error, condition: &WriteCondition, source: &ObjectKey) 
             Error::from_store("rename", error).with_name(source.as_str())
         }
     }
+}
+
+/// Whether an object below a directory is a file, and not the marker of a directory.
+fn is_file(name: &str) -> bool {
+    !name.is_empty() && !name.ends_with('/')
+}
+
+/// What of a directory was copied: as it was listed, and the copies' ETags.
+struct Copies<'a> {
+    objects: &'a BTreeMap<String, ObjectMeta>,
+    etags: &'a BTreeMap<String, Option<ETag>>,
 }
 
 fn key_below(prefix: &KeyPrefix, name: &str) -> Result<ObjectKey> {

@@ -57,6 +57,14 @@ impl NegativeCache {
         }
     }
 
+    /// Forgets all that is known to be absent from `parent`.
+    pub(crate) fn forget(&self, parent: InodeNo) {
+        let mut state = self.0.lock();
+        if !state.until.is_empty() {
+            state.until.retain(|name, _| name.0 != parent);
+        }
+    }
+
     #[cfg(test)]
     fn len(&self) -> usize {
         self.0.lock().order.len()

@@ -28,33 +28,42 @@ pub(super) struct Successor {
 /// From the first number of a name to its present one.
 #[derive(Debug, Default)]
 pub(super) struct Replaced {
-    names: FxHashMap<InodeNo, Successor>,
-    /// First numbers, in the order in which they came.
-    order: VecDeque<InodeNo>,
+    names: FxHashMap<InodeNo, (u64, Successor)>,
+    /// First numbers, in the order in which they came; the serial says whether a place is still the name's.
+    order: VecDeque<(u64, InodeNo)>,
+    serial: u64,
 }
 
 impl Replaced {
     /// What the name with this first number stands for now, if it has another number.
     pub(super) fn get(&self, first: InodeNo) -> Option<&Successor> {
         // Most mounts never see an object replaced while it is read.
-        if self.names.is_empty() { None } else { self.names.get(&first) }
+        if self.names.is_empty() { None } else { self.names.get(&first).map(|(_, successor)| successor) }
     }
 
     /// Gives the name with this first number another one.
     pub(super) fn insert(&mut self, first: InodeNo, successor: Successor) {
-        if self.names.insert(first, successor).is_none() {
-            self.order.push_back(first);
+        self.serial += 1;
+        let serial = self.names.get(&first).map_or(self.serial, |(serial, _)| *serial);
+        if self.names.insert(first, (serial, successor)).is_none() {
+            self.order.push_back((serial, first));
         }
-        while self.order.len() > MAX_NAMES {
-            if let Some(oldest) = self.order.pop_front() {
+        while self.names.len() > MAX_NAMES
+            && let Some((serial, oldest)) = self.order.pop_front()
+        {
+            if self.names.get(&oldest).is_some_and(|(current, _)| *current == serial) {
                 self.names.remove(&oldest);
             }
+        }
+        if self.order.len() > 2 * MAX_NAMES {
+            self.order
+                .retain(|(serial, name)| self.names.get(name).is_some_and(|(current, _)| current == serial));
         }
     }
 
     /// The name with this first number is gone, or has its first number again.
     pub(super) fn remove(&mut self, first: InodeNo) {
-        // Its place in the order stays, and counts until it is reached.
+        // Its place in the order stays until it is reached.
         self.names.remove(&first);
     }
 }
@@ -95,5 +104,17 @@ mod tests {
         assert_eq!((replaced.names.len(), replaced.order.len()), (MAX_NAMES, MAX_NAMES));
         assert!(replaced.get(InodeNo(9)).is_none());
         assert!(replaced.get(InodeNo(10)).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn names_that_come_and_go_push_nobody_out() {
+        let mut replaced = Replaced::default();
+        replaced.insert(InodeNo(1), successor(2));
+        for round in 0..5 * MAX_NAMES as u64 {
+            replaced.insert(InodeNo(7), successor(round));
+            replaced.remove(InodeNo(7));
+        }
+        assert!(replaced.get(InodeNo(1)).is_some());
+        assert!(replaced.order.len() <= 2 * MAX_NAMES);
     }
 }

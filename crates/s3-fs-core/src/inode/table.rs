@@ -271,15 +271,23 @@ impl InodeTable {
     /// Takes back `count` lookups; what nobody knows any more is gone.
     pub(crate) fn forget(&self, ino: InodeNo, count: u64) {
         let mut state = self.state.write();
-        let inodes = &mut state.inodes;
-        if let Some(inode) = inodes.get_mut(&ino) {
+        if let Some(inode) = state.inodes.get_mut(&ino) {
             inode.lookups = inode.lookups.saturating_sub(count);
         }
+        self.sweep(&mut state, ino);
+    }
+
+    /// Whether the kernel has no reference to `ino`.
+    pub(crate) fn is_forgotten(&self, ino: InodeNo) -> bool {
+        self.state.read().inodes.get(&ino).is_none_or(|inode| inode.lookups == 0)
+    }
+
+    /// Removes `ino` if nobody needs it any more, and then the directories above that only it needed.
+    fn sweep(&self, state: &mut State, ino: InodeNo) {
+        let inodes = &mut state.inodes;
         let mut next = ino;
-        // A directory stays while an inode below it needs its prefix.
-        while next != InodeNo::ROOT
-            && inodes.get(&next).is_some_and(|inode| inode.lookups == 0 && inode.children == 0)
-        {
+        // A directory stays while an inode below it needs its prefix, a file while it is on its way to the store.
+        while next != InodeNo::ROOT && inodes.get(&next).is_some_and(|inode| inode.is_unused()) {
             let parent = inodes.remove(&next).expect("just seen").parent;
             self.versions.forget(next);
             if let Some(inode) = inodes.get_mut(&parent) {

@@ -44,6 +44,11 @@ impl ReadEngine {
         OpenObject::new(Arc::clone(self), version)
     }
 
+    /// All memory that reads may take, in bytes.
+    pub(crate) fn memory_limit_bytes(&self) -> u64 {
+        self.config.memory_limit_bytes
+    }
+
     /// How much one stream may read ahead, so that all of them fit into memory.
     pub(super) fn share_bytes(&self) -> u64 {
         let streams = self.streams.load(Ordering::Relaxed).max(1) as u64;

@@ -85,6 +85,8 @@ impl Tree {
         for ino in below {
             // Listings of a directory are of its old prefix.
             self.listings.forget(ino);
+            // Somebody may have looked for a name between the end of the old one and this.
+            self.negative.forget(ino);
         }
         self.gone(old_parent, old_name, now);
         self.made(parent, name, remote, Some(now));

@@ -104,6 +104,7 @@ impl Content {
         self.change(ByteRange::new(offset.min(self.size), range.end))?;
         self.stage.write(offset, data, memory);
         self.dirty.insert(range);
+        self.released.remove(range);
         self.size = self.size.max(range.end);
         self.run = match self.run.end == range.start {
             true => ByteRange::new(self.run.start, range.end),
@@ -118,6 +119,7 @@ impl Content {
             let cut = ByteRange::new(size, self.size);
             self.change(cut)?;
             self.dirty.remove(cut);
+            self.released.remove(cut);
             self.stage.discard(ByteRange::new(size, u64::MAX));
             self.base_len = self.base_len.min(size);
         } else {
@@ -135,7 +137,7 @@ impl Content {
         }
         let touched = self.schedule.index(range.start)..=self.schedule.index(range.end - 1);
         let lost = |index: u64| {
-            let part = self.schedule.range(index);
+            let part = self.schedule.range(index).intersect(ByteRange::new(0, self.size));
             self.released.touches(part) && part.intersect(range) != part
         };
         let sent: Vec<u64> = self.sent.range(touched.clone()).map(|(&index, _)| index).collect();

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use super::content::{Content, Piece, Released};
 use super::engine::{Busy, WriteEngine};
 use super::gather::Sources;
+use super::moves::Stay;
 use super::spill::OnDisk;
 use super::upload::Upload;
 use crate::attr::InodeNo;
@@ -54,6 +55,8 @@ pub(super) struct State {
     mtime: Timestamp,
     /// The file is not what the store has.
     changed: bool,
+    /// The file is here in whole, though the store may have it too.
+    is_held: bool,
     /// The object is being made: what it is made of must not change.
     committing: bool,
     /// The store never had the file.
@@ -109,6 +112,7 @@ impl Draft {
             upload: None,
             mtime: meta.map_or_else(clock::now, |meta| meta.last_modified),
             changed: meta.is_none(),
+            is_held: false,
             committing: false,
             created: meta.is_none(),
             must_be_new: false,
@@ -127,9 +131,10 @@ impl Draft {
         draft
     }
 
-    /// Its length in bytes.
-    pub(crate) fn size(&self) -> u64 {
-        self.state.lock().content.size()
+    /// Whether what is read comes from here, and not from the object.
+    pub(crate) fn is_read_here(&self) -> bool {
+        let state = self.state.lock();
+        state.changed || state.is_held
     }
 
     /// Whether there is something that the store does not have.
@@ -259,10 +264,23 @@ impl Draft {
     /// # Errors
     /// `TooLarge`; `Unsupported` if the new end lies in a part that was sent and let go.
     pub(crate) async fn truncate(self: &Arc<Self>, size: u64) -> Result<()> {
+        self.resize(|_| size).await
+    }
+
+    /// Makes the file at least `size` bytes long, by a hole.
+    ///
+    /// # Errors
+    /// As [`Draft::truncate`].
+    pub(crate) async fn grow(self: &Arc<Self>, size: u64) -> Result<()> {
+        self.resize(|now| now.max(size)).await
+    }
+
+    async fn resize(self: &Arc<Self>, size: impl Fn(u64) -> u64) -> Result<()> {
         loop {
             let moved = self.moved.notified();
             {
                 let mut state = self.state.lock();
+                let size = size(state.content.size());
                 if size > self.engine.schedule.max_file_bytes() {
                     return Err(self.error(ErrorKind::TooLarge, "truncate", &state));
                 }
@@ -336,7 +354,7 @@ impl Draft {
     }
 
     async fn commit_now(self: Arc<Self>) -> Result<()> {
-        let _no_directory_moves = self.engine.moving.read().await;
+        let _stays = self.stay().await;
         let _turn = self.turn.lock().await;
         if !self.needs_commit() {
             return Ok(());
@@ -368,6 +386,18 @@ impl Draft {
             Err(error) => {
                 self.state.lock().failed = Some(error.clone());
                 Err(error)
+            }
+        }
+    }
+
+    /// Keeps the file from moving with its directory.
+    async fn stay(&self) -> Stay {
+        loop {
+            let key = self.key();
+            let stay = self.engine.moves.stay(&[key.as_str()]).await;
+            // It may have moved while a move was waited for.
+            if self.key() == key {
+                return stay;
             }
         }
     }

@@ -6,13 +6,15 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use sluicefs_cache_dir::StageDir;
-use sluicefs_s3_client::{Bucket, ObjectAttributes, ObjectHead, ObjectKey, ObjectMeta};
+use sluicefs_s3_client::{Bucket, KeyPrefix, ObjectAttributes, ObjectHead, ObjectKey, ObjectMeta};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, RwLock};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::content::Content;
 use super::draft::Draft;
+use super::moves::{Moves, Moving, Stay};
+use super::old_bytes::OldBytes;
 use super::schedule::PartSchedule;
 use super::stage::BLOCK_BYTES;
 use crate::attr::InodeNo;
@@ -36,11 +38,11 @@ pub(crate) struct WriteEngine {
     pub(super) reads: Arc<ReadEngine>,
     pub(super) budget: Arc<Budget>,
     pub(super) schedule: PartSchedule,
+    pub(super) old_bytes: OldBytes,
     pub(super) runtime: Handle,
     pub(super) config: WriteConfig,
     on_commit: OnCommit,
-    /// Written while a directory moves: an object made meanwhile would stay behind, or be deleted.
-    pub(crate) moving: RwLock<()>,
+    pub(super) moves: Arc<Moves>,
     /// Where written bytes go that memory cannot hold.
     pub(super) stage: Option<Arc<StageDir>>,
     /// Memory for what is read back from there: a part at least.
@@ -71,6 +73,7 @@ impl WriteEngine {
         let loading_bytes = if stage.is_some() { loading_bytes(schedule.max_part_bytes()) } else { 0 };
         Arc::new(Self {
             budget: Budget::new(config.memory_limit_bytes.saturating_sub(loading_bytes)),
+            old_bytes: OldBytes::new(reads.memory_limit_bytes()),
             stage,
             loading: Budget::new(loading_bytes),
             refused_at: Mutex::default(),
@@ -82,7 +85,7 @@ impl WriteEngine {
             runtime,
             config,
             on_commit,
-            moving: RwLock::default(),
+            moves: Arc::default(),
             drafts: Mutex::default(),
             busy: AtomicUsize::new(0),
             moved: Notify::new(),
@@ -132,6 +135,18 @@ impl WriteEngine {
         });
     }
 
+    /// Keeps `keys` from moving with a directory, and from being moved over; see [`Stay`]. Cancel-safe.
+    pub(crate) async fn stay(&self, keys: &[&str]) -> Stay {
+        self.moves.stay(keys).await
+    }
+
+    /// Begins to move the directory `from` to `to`: until the guard is dropped, no object is made, sent in parts or removed below either.
+    /// Waits for those who are just doing that. Cancel-safe.
+    pub(crate) async fn begin_move(self: &Arc<Self>, from: &KeyPrefix, to: &KeyPrefix) -> DirectoryMove {
+        let moving = Some(self.moves.begin(from, to).await);
+        DirectoryMove { moving, busy: self.busy() }
+    }
+
     /// Returns when nothing is under way at the store.
     pub(crate) async fn idle(&self) {
         loop {
@@ -150,7 +165,7 @@ impl WriteEngine {
     }
 
     /// Something that will give memory back has begun; it ends when the guard is dropped.
-    pub(super) fn busy(self: &Arc<Self>) -> Busy {
+    pub(crate) fn busy(self: &Arc<Self>) -> Busy {
         self.busy.fetch_add(1, Ordering::AcqRel);
         Busy(Arc::clone(self))
     }
@@ -171,7 +186,25 @@ fn content_type(key: &ObjectKey) -> Option<&'static str> {
 }
 
 /// A request or a commit under way.
-pub(super) struct Busy(Arc<WriteEngine>);
+#[derive(Debug)]
+pub(crate) struct Busy(Arc<WriteEngine>);
+
+/// A directory is moving.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct DirectoryMove {
+    moving: Option<Moving>,
+    /// What waits for its end gives memory back then.
+    busy: Busy,
+}
+
+impl Drop for DirectoryMove {
+    fn drop(&mut self) {
+        self.moving = None;
+        let drafts: Vec<Arc<Draft>> = self.busy.0.drafts.lock().iter().filter_map(Weak::upgrade).collect();
+        drafts.iter().for_each(|draft| draft.send_complete_parts(&mut draft.state.lock()));
+    }
+}
 
 impl Drop for Busy {
     fn drop(&mut self) {

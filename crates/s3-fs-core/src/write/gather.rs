@@ -35,6 +35,8 @@ impl WriteEngine {
     /// # Errors
     /// `Stale` if the old object was replaced; `Io` if the disk fails; what the store answers.
     pub(super) async fn gather(&self, pieces: Vec<Piece>, sources: &Sources) -> Result<ReadData> {
+        // Before memory for what is on disk: who waits for that may hold this, and not the other way round.
+        let room = self.old_bytes.room(&pieces).await;
         let on_disk = self.read_from_disk(needed(&pieces), sources.file.as_ref()).await?;
         let mut data = ReadData::default();
         for piece in pieces {
@@ -45,16 +47,10 @@ impl WriteEngine {
                     data.push(bytes.slice((part.start - start) as usize..(part.end - start) as usize));
                 }),
                 Piece::Hole(len) => data.push_zeros(len),
-                Piece::Base(mut range) => {
+                Piece::Base(range) => {
                     let base = sources.base.as_ref().expect("a file with bytes of the old object has one");
-                    while !range.is_empty() {
-                        let read = base.object.read(range).await?;
-                        if read.is_empty() {
-                            return Err(Error::new(ErrorKind::Stale, "read"));
-                        }
-                        range = ByteRange::new(range.start + read.len() as u64, range.end);
-                        data.append(read);
-                    }
+                    let room = room.as_ref().expect("it was taken for these");
+                    room.read(base, range, |bytes| data.push(bytes)).await?;
                 }
             }
         }

@@ -61,6 +61,10 @@ impl Draft {
     pub(super) fn send_complete_parts(self: &Arc<Self>, state: &mut State) {
         while state.may_send_early() && state.content.parts_under_way() < MAX_PARTS_UNDER_WAY {
             let Some(index) = state.content.next_to_send() else { return };
+            if self.engine.moves.moves(state.key.as_str()) {
+                // What is sent to the old key now would be lost. The end of the move looks here again.
+                return;
+            }
             let range = self.engine.schedule.range(index);
             let Ok(pieces) = state.content.pieces(range) else { return };
             let sources = state.sources();

@@ -74,9 +74,25 @@ impl InodeTable {
 
     /// The file `ino` is being written, or is not any more.
     pub(crate) fn set_written(&self, ino: InodeNo, written: Option<Arc<dyn BeingWritten>>) {
-        if let Some(inode) = self.state.write().inodes.get_mut(&ino) {
-            inode.written = written;
+        let mut state = self.state.write();
+        let Some(inode) = state.inodes.get_mut(&ino) else { return };
+        let is_over = written.is_none();
+        inode.written = written;
+        if is_over {
+            // The kernel may have forgotten it meanwhile.
+            self.sweep(&mut state, ino);
         }
+    }
+
+    /// What was written to the file `ino` is lost, and the kernel may have pages of it: its name gets another number, and the store is asked what
+    /// it stands for.
+    pub(crate) fn give_up(&self, ino: InodeNo) {
+        let mut state = self.state.write();
+        let Some(inode) = state.inodes.get_mut(&ino).filter(|inode| !inode.is_replaced) else { return };
+        let Node::File(meta) = &inode.node else { return };
+        let (parent, name, meta) = (inode.parent, inode.name.clone(), meta.clone());
+        inode.is_replaced = true;
+        self.renumber(&mut state, (parent, &name), &meta, Instant::now());
     }
 
     /// Attributes were given to `ino`.

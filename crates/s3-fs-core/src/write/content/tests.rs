@@ -245,3 +245,28 @@ fn what_was_let_go_is_never_replaced_by_the_old_object() {
     assert!(parts.iter().any(|part| part.index == 1 && part.from == plan::Source::Here), "{parts:?}");
     assert!(subject.content.pieces(schedule.range(1)).is_err(), "so that it fails");
 }
+
+#[test]
+fn bytes_that_are_lost_with_their_upload_are_made_good_by_writing_them_again() {
+    for cut_first in [true, false] {
+        let mut subject = filled(2 * PART + 1);
+        subject.content.sending(1);
+        assert!(subject.content.sent(1, stored(1, PART)) && subject.content.release_one());
+        assert!(!subject.content.upload_lost());
+        assert!(subject.content.pieces(ByteRange::new(0, 2 * PART)).is_err());
+        if cut_first {
+            subject.content.truncate(0).unwrap();
+        }
+        subject.write(0, &vec![3; 2 * PART as usize]).unwrap();
+        assert!(subject.content.pieces(ByteRange::new(0, 2 * PART)).is_ok());
+    }
+}
+
+#[test]
+fn a_short_last_part_that_was_let_go_can_be_cut_off() {
+    let mut subject = filled(PART + 7);
+    subject.content.sending(1);
+    assert!(subject.content.sent(1, stored(1, 7)) && subject.content.release_one());
+    subject.content.truncate(0).unwrap();
+    assert_eq!(subject.content.size(), 0);
+}

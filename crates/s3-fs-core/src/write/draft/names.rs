@@ -13,6 +13,7 @@ use crate::budget::Reservation;
 use crate::error::Result;
 use crate::read::MAX_READ_BYTES;
 use crate::write::content::Piece;
+use crate::write::gather::Sources;
 
 /// A file that loses its name while it is open is held in memory up to this share of what written bytes may take: one in so many. On disk it is
 /// held as long as there is room.
@@ -43,7 +44,8 @@ impl Draft {
     /// The file was not removed after all.
     pub(crate) async fn regain_name(&self) {
         let _turn = self.turn.lock().await;
-        self.state.lock().orphan = false;
+        let mut state = self.state.lock();
+        (state.orphan, state.is_held) = (false, false);
     }
 
     /// Fetches what is in the object alone, which is about to go, so that the file can be read to its end; false if it is too long to be held.
@@ -62,21 +64,34 @@ impl Draft {
             return Ok(false);
         }
         for range in ranges.into_iter().flat_map(in_reads) {
-            let data = self.engine.gather(vec![Piece::Base(range)], &sources).await?;
-            let mut at = range.start;
-            for slice in data.slices() {
-                let part = ByteRange::from_len(at, slice.len() as u64);
-                let units = self.state.lock().content.cost_units(part);
-                let mut memory = if units > 0 { Some(self.memory(units).await?) } else { None };
-                let mut state = self.state.lock();
-                if memory.as_ref().map_or(0, Reservation::units) >= state.content.cost_units(part) {
-                    state.content.absorb(at, slice, &mut memory);
-                }
-                at = part.end;
-            }
+            self.hold_part(range, &sources).await?;
         }
-        self.state.lock().changed = true;
+        self.state.lock().is_held = true;
         Ok(true)
+    }
+
+    /// Fetches `part` of the object and keeps it here. The memory for it comes first: nobody waits for that with bytes of the object in hand.
+    async fn hold_part(self: &Arc<Self>, part: ByteRange, sources: &Sources) -> Result<()> {
+        let mut memory: Option<Reservation> = None;
+        loop {
+            let units = self.state.lock().content.cost_units(part);
+            if memory.as_ref().map_or(0, Reservation::units) < units {
+                drop(memory.take());
+                memory = Some(self.memory(units).await?);
+            }
+            let data = self.engine.gather(vec![Piece::Base(part)], sources).await?;
+            let mut state = self.state.lock();
+            if memory.as_ref().map_or(0, Reservation::units) < state.content.cost_units(part) {
+                // Something of it was written meanwhile, and is being sent.
+                continue;
+            }
+            let mut at = part.start;
+            for slice in data.slices() {
+                state.content.absorb(at, slice, &mut memory);
+                at += slice.len() as u64;
+            }
+            return Ok(());
+        }
     }
 
     /// What was written and not made durable is given up: nothing of it stays at the store.
@@ -94,7 +109,7 @@ impl Draft {
     }
 
     /// The file is called `key` from now on: the object `meta` there, if it is one. What was written to it since goes there.
-    pub(crate) async fn moved(&self, _paused: &Paused, key: ObjectKey, meta: Option<&ObjectMeta>) {
+    pub(crate) async fn moved(self: &Arc<Self>, _paused: &Paused, key: ObjectKey, meta: Option<&ObjectMeta>) {
         let _quiet = Committing::begin(self);
         self.parts_ended().await;
         let mut state = self.state.lock();

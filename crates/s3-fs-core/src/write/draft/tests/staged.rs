@@ -34,7 +34,7 @@ impl Staged {
 
 async fn read_all(draft: &Draft) -> Vec<u8> {
     let mut all = Vec::new();
-    while (all.len() as u64) < draft.size() {
+    while (all.len() as u64) < draft.attributes().0 {
         all.extend(read(draft, all.len() as u64, MIB).await);
     }
     all
