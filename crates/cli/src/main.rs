@@ -18,6 +18,7 @@ mod rm;
 mod runtime;
 mod settings;
 mod signals;
+mod state;
 mod store;
 mod unmount;
 mod uploads;

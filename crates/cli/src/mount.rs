@@ -20,7 +20,7 @@ use crate::logging::{self, Audience, Destination};
 use crate::settings::{Surroundings, absolute, fs_config, stored_config};
 use crate::signals::Signals;
 use crate::store::Source;
-use crate::{memory, note, runtime};
+use crate::{memory, note, runtime, state};
 
 /// Under which name and with which arguments this process was started.
 #[derive(Debug, Clone, Copy)]
@@ -70,6 +70,7 @@ struct Plan {
     fs: FsConfig,
     cache: Option<Cache>,
     session: MountConfig,
+    state: state::Choice,
 }
 
 /// A directory for what memory cannot hold.
@@ -108,6 +109,7 @@ impl Plan {
             cache: Cache::new(args)?,
             source,
             session,
+            state: state::Choice::new(args.process.state_dir.as_deref())?,
         })
     }
 }
@@ -166,7 +168,7 @@ fn run_until_unmounted(plan: &Plan, foreground: Foreground<'_>) -> Result<(), Fa
     let runtime = runtime::new()?;
     let result = runtime.block_on(async {
         let mut signals = Signals::listen()?;
-        let fs = tokio::select! {
+        let (fs, cleaning) = tokio::select! {
             ready = prepare(plan) => ready?,
             signal = signals.next() => return Err(Failure::failed(format!("stopped by {signal} before anything was mounted"))),
         };
@@ -178,7 +180,12 @@ fn run_until_unmounted(plan: &Plan, foreground: Foreground<'_>) -> Result<(), Fa
         };
         match announced {
             Ok(()) => {
+                let cleaning = cleaning.map(|cleaning| Handle::current().spawn(cleaning));
                 let served = serve(session, &mut signals).await;
+                if let Some(cleaning) = cleaning {
+                    // What is not done yet is left to the next mount.
+                    cleaning.abort();
+                }
                 served.and(finish(&fs).await)
             }
             Err(failure) => Err(failure),
@@ -202,8 +209,10 @@ fn announce(parent: &mut Parent, logging: Logging) -> Result<(), Failure> {
     Ok(())
 }
 
-/// All that can fail without anything being mounted.
-async fn prepare(plan: &Plan) -> Result<Arc<FileSystem>, Failure> {
+/// All that can fail without anything being mounted; and what is to be done once it is: cleaning up after those who were killed.
+async fn prepare(
+    plan: &Plan,
+) -> Result<(Arc<FileSystem>, Option<impl Future<Output = ()> + Send + use<>>), Failure> {
     let (target, directory, cache) = (plan.target.clone(), plan.source.directory(), plan.cache.clone());
     let checked = tokio::task::spawn_blocking(move || {
         check_target(&target)?;
@@ -222,8 +231,21 @@ async fn prepare(plan: &Plan) -> Result<Arc<FileSystem>, Failure> {
             return Err(Failure::new(ExitStatus::MountPoint, message));
         }
     };
-    let bucket = plan.source.open().await?;
-    FileSystem::with_stage(bucket, plan.fs.clone(), stage).map_err(|error| Failure::usage(error.to_string()))
+    let mut bucket = plan.source.open().await?;
+    let mut cleaning = None;
+    // Who changes nothing begins no upload, and is not to remove any.
+    if plan.fs.allow.changes
+        && let Some(state) = plan.state.open()?
+    {
+        match state.journaled(&bucket) {
+            Ok(journaled) => {
+                cleaning = Some(state.clean_up(std::mem::replace(&mut bucket, journaled)));
+            }
+            Err(error) => plan.state.do_without(&format!("cannot be written to: {error}"))?,
+        }
+    }
+    let fs = FileSystem::with_stage(bucket, plan.fs.clone(), stage);
+    Ok((fs.map_err(|error| Failure::usage(error.to_string()))?, cleaning))
 }
 
 /// A mount point that takes longer to look at does not answer at all.

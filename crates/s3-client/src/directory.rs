@@ -23,7 +23,7 @@ mod write;
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -53,6 +53,7 @@ struct Shared {
     snapshots: Snapshots,
     /// Held from the look at a condition until the file has its place.
     writing: Mutex<()>,
+    cleared_staging: Once,
 }
 
 impl DirectoryBucket {
@@ -77,6 +78,7 @@ impl DirectoryBucket {
             root,
             snapshots: Snapshots::default(),
             writing: Mutex::new(()),
+            cleared_staging: Once::new(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }

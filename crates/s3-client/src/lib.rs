@@ -17,6 +17,7 @@ pub mod first_byte;
 pub mod hedge;
 mod http_client;
 pub mod interop;
+pub mod journal;
 pub mod key;
 pub mod limiter;
 pub mod open;

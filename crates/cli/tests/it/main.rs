@@ -9,6 +9,7 @@
 
 mod background;
 mod compat;
+mod crash;
 mod demo;
 mod errors;
 mod foreground;

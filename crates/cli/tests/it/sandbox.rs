@@ -94,7 +94,7 @@ impl Sandbox {
     /// `mount --endpoint-url <the server> [options] models <target>`
     pub(crate) fn mount(&self, options: &[&str]) -> Command {
         let mut command = self.sluicefs(["mount", "--endpoint-url", &self.server.endpoint_url()]);
-        command.args(options).arg("models").arg(self.target());
+        command.arg("--state-dir").arg(self.path("state")).args(options).arg("models").arg(self.target());
         command
     }
 

@@ -2,12 +2,13 @@
 //!
 //! The directory is there only while something is being written. It is no part of the bucket: no key names it, no listing shows it.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io;
 
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{
-    AtFlags, Mode, OFlags, RenameFlags, linkat, mkdirat, openat, renameat, renameat_with, unlinkat,
+    AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, fstat, linkat, mkdirat, openat, renameat,
+    renameat_with, unlinkat,
 };
 
 use super::place::{Root, STAGING, is_absence};
@@ -40,13 +41,63 @@ pub(super) fn within<T>(root: &Root, make: impl Fn(&OwnedFd) -> io::Result<T>) -
             Err(cause) if cause.kind() != io::ErrorKind::AlreadyExists => return Err(cause),
             _ => {}
         }
-        let made = root.open_directory(STAGING).and_then(|directory| make(&directory));
+        let made = root.open_directory(STAGING).and_then(|directory| {
+            // Whoever clears up after the dead waits until what is made here is seen to be alive.
+            let lock = File::from(directory.try_clone()?);
+            lock.lock_shared()?;
+            let made = make(&directory);
+            lock.unlock()?;
+            made
+        });
         tries += 1;
         match made {
             Err(cause) if is_absence(&cause) && tries < MAX_TRIES => {}
             made => return made,
         }
     }
+}
+
+/// Removes the files in the making whose writers are dead, and hands all else that is there to `remove_other`. Does nothing
+/// while somebody else just makes one.
+pub(super) fn clear(root: &Root, remove_other: impl Fn(&str) -> io::Result<()>) -> io::Result<()> {
+    let staging = match root.open_directory(STAGING) {
+        Err(cause) if is_absence(&cause) => return Ok(()),
+        opened => opened?,
+    };
+    let lock = File::from(staging.try_clone()?);
+    match lock.try_lock() {
+        Err(TryLockError::WouldBlock) => return Ok(()),
+        locked => locked?,
+    }
+    for entry in Dir::read_from(&staging)? {
+        let entry = entry?;
+        let Some(name) = entry.file_name().to_str().ok().filter(|name| is_fresh_name(name)) else { continue };
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match openat(&staging, name, flags, Mode::empty()).map_err(io::Error::from) {
+            // It has its place meanwhile.
+            Err(cause) if is_absence(&cause) => continue,
+            opened => File::from(opened?),
+        };
+        if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::RegularFile {
+            remove_other(name)?;
+            continue;
+        }
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(cause)) => return Err(cause),
+            Ok(()) => match unlinkat(&staging, name, AtFlags::empty()).map_err(io::Error::from) {
+                Ok(()) => tracing::info!(name, "removed a file in the making whose writer was killed"),
+                Err(cause) if is_absence(&cause) => {}
+                Err(cause) => return Err(cause),
+            },
+        }
+    }
+    Ok(())
+}
+
+/// Whether a text is a name that [`Root::fresh_name`] makes: it stands in a path.
+pub(super) fn is_fresh_name(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 /// Takes the staging directory away, if nothing is in it any more.
@@ -61,8 +112,10 @@ impl<'a> Staged<'a> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let (directory, file) = within(root, |directory| {
             // As any program makes a file; the mask of the process is applied to it.
-            let file = openat(directory, &name, flags, Mode::from_raw_mode(0o666))?;
-            Ok((directory.try_clone()?, File::from(file)))
+            let file = File::from(openat(directory, &name, flags, Mode::from_raw_mode(0o666))?);
+            // The lock ends with the process, however that dies.
+            file.try_lock()?;
+            Ok((directory.try_clone()?, file))
         })?;
         Ok(Self { root, directory, name, file, is_placed: false })
     }

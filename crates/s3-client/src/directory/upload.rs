@@ -10,7 +10,7 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags, fstat, mkdirat, openat, statat, unl
 
 use super::Shared;
 use super::place::{STAGING, is_absence, meta_of_file};
-use super::staging::{Existing, Staged, tidy, within};
+use super::staging::{self, Existing, Staged, is_fresh_name, tidy, within};
 use super::write::write_all;
 use crate::bucket::{
     CompleteUpload, CopyPart, CreateUpload, MAX_OBJECT_BYTES, MAX_PARTS, ObjectMeta, Part, Timestamp,
@@ -32,13 +32,14 @@ impl Shared {
         let key = &request.key;
         self.file_path(OPERATION, key)?;
         let id = self.root.fresh_name();
-        let made = within(&self.root, |staging| Ok(mkdirat(staging, &id, Mode::RWXU)?))
-            .and_then(|()| self.root.open_directory(&directory_of(&id)))
-            .and_then(|directory| {
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-                let file = openat(directory, KEY, flags, Mode::RUSR | Mode::WUSR)?;
-                File::from(file).write_all(key.as_str().as_bytes())
-            });
+        self.clear_staging();
+        let made = within(&self.root, |staging| {
+            mkdirat(staging, &id, Mode::RWXU)?;
+            let directory = self.root.open_directory(&directory_of(&id))?;
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let file = openat(directory, KEY, flags, Mode::RUSR | Mode::WUSR)?;
+            File::from(file).write_all(key.as_str().as_bytes())
+        });
         made.map_err(|cause| self.write_error(OPERATION, key, cause))?;
         Ok(UploadId::new(id))
     }
@@ -140,6 +141,25 @@ impl Shared {
         }
     }
 
+    /// Removes what writers left in the staging directory who were killed, before the first thing is staged there by us. Uploads that have their
+    /// key are left: they outlive their writers as they do at S3.
+    pub(super) fn clear_staging(&self) {
+        self.cleared_staging.call_once(|| {
+            let remove_keyless = |id: &str| {
+                let keyed = self.root.open_directory(&directory_of(id)).and_then(|directory| key_of(&directory));
+                match keyed {
+                    Ok(Some(_)) => Ok(()),
+                    Ok(None) => self.clear(id),
+                    Err(cause) if is_absence(&cause) => self.clear(id),
+                    Err(cause) => Err(cause),
+                }
+            };
+            if let Err(cause) = staging::clear(&self.root, remove_keyless) {
+                tracing::warn!(bucket = %self.identity.name, %cause, "what killed writers left in .sluicefs-staging cannot be removed");
+            }
+        });
+    }
+
     fn clear(&self, id: &str) -> io::Result<()> {
         let mut tries = 0;
         loop {
@@ -191,7 +211,7 @@ impl Shared {
         let mut entries = Dir::read_from(&staging)?;
         while let Some(entry) = entries.read() {
             let entry = entry?;
-            let Some(id) = entry.file_name().to_str().ok().filter(|id| is_id(id)) else { continue };
+            let Some(id) = entry.file_name().to_str().ok().filter(|id| is_fresh_name(id)) else { continue };
             match self.root.open_directory(&directory_of(id)).and_then(|directory| key_of(&directory)) {
                 Ok(Some((key, initiated))) => {
                     uploads.push(UploadMeta { key, upload: UploadId::new(id), initiated });
@@ -207,7 +227,7 @@ impl Shared {
 
     /// The directory of an upload.
     fn upload(&self, operation: &'static str, key: &ObjectKey, upload: &UploadId) -> Result<OwnedFd> {
-        if !is_id(upload.as_str()) {
+        if !is_fresh_name(upload.as_str()) {
             return Err(self.no_such_upload(operation, key));
         }
         let found = self.root.open_directory(&directory_of(upload.as_str())).and_then(|directory| {
@@ -226,11 +246,6 @@ impl Shared {
         let error = self.refusal(ErrorKind::NoSuchUpload, operation, key);
         error.with_status(404).with_code("NoSuchUpload")
     }
-}
-
-/// Whether a text is a name that [`Root::fresh_name`](super::place::Root::fresh_name) makes: it stands in a path.
-fn is_id(text: &str) -> bool {
-    text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 fn directory_of(id: &str) -> String {

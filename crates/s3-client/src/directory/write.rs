@@ -58,6 +58,7 @@ impl Shared {
     }
 
     pub(super) fn staged(&self, operation: &'static str, key: &ObjectKey) -> Result<Staged<'_>> {
+        self.clear_staging();
         Staged::new(&self.root).map_err(|cause| self.write_error(operation, key, cause))
     }
 

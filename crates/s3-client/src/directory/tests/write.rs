@@ -217,3 +217,28 @@ async fn a_copy_is_a_file_of_its_own() {
     let inode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().ino();
     assert_ne!(inode("a"), inode("d/b"));
 }
+
+#[tokio::test]
+async fn what_killed_writers_left_is_removed_before_the_first_write() {
+    let (dir, bucket) = directory(&["a"]);
+    let upload = bucket.create_upload(create("k")).await.unwrap();
+    bucket.upload_part(part("k", &upload, 1, "text")).await.unwrap();
+    let staging = dir.path().join(".sluicefs-staging");
+    let living = File::create(staging.join("1".repeat(32))).unwrap();
+    living.try_lock().unwrap();
+    fs::write(staging.join("2".repeat(32)), "half").unwrap();
+    fs::create_dir(staging.join("3".repeat(32))).unwrap();
+    fs::write(staging.join("not-ours"), "").unwrap();
+    let before = on_disk(dir.path());
+
+    let next = DirectoryBucket::open(dir.path()).unwrap();
+    assert_eq!(names(&next, flat()).await, ["a"]);
+    assert_eq!(on_disk(dir.path()), before, "who only reads removes nothing");
+    next.put(put("b", "text")).await.unwrap();
+    let mut expected = before;
+    expected.retain(|name| !name.ends_with(&"2".repeat(32)) && !name.ends_with(&"3".repeat(32)));
+    expected.push("b".to_owned());
+    expected.sort();
+    assert_eq!(on_disk(dir.path()), expected);
+    next.abort_upload(&key("k"), &upload).await.unwrap();
+}

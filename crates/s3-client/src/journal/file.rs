@@ -1,0 +1,188 @@
+//! The journal of one living process: lines appended, and rewritten when most of them are of the past.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::directory::JournalDirectory;
+use super::record::{Entry, Record, rewritten};
+use crate::bucket::{BucketIdentity, Timestamp, UploadId};
+use crate::key::ObjectKey;
+
+/// A journal that is longer is rewritten, unless half of it is about uploads under way.
+const COMPACT_BYTES: usize = 64 << 10;
+
+/// The uploads in parts that this process has under way in one bucket, on disk.
+///
+/// Dropping it removes the file if no upload is left in it.
+#[derive(Debug)]
+pub struct UploadJournal {
+    directory: JournalDirectory,
+    identity: BucketIdentity,
+    name: String,
+    now: fn() -> Timestamp,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    file: Arc<File>,
+    bytes: usize,
+    compact_above_bytes: usize,
+    next: u64,
+    entries: BTreeMap<u64, Entry>,
+}
+
+impl UploadJournal {
+    /// A new journal about the bucket `identity`; `now` is the wall clock. Blocks for as long as the file system takes.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn create(
+        directory: JournalDirectory,
+        identity: BucketIdentity,
+        now: fn() -> Timestamp,
+    ) -> io::Result<Self> {
+        let text = Record::bucket(&identity).line();
+        let (name, file) = directory.make(&text)?;
+        directory.sync()?;
+        let state = State {
+            file: Arc::new(file),
+            bytes: text.len(),
+            compact_above_bytes: COMPACT_BYTES,
+            next: 0,
+            entries: BTreeMap::new(),
+        };
+        Ok(Self { directory, identity, name, now, state: Mutex::new(state) })
+    }
+
+    /// Notes that an upload of `key` is about to be created: its number here. It is on disk when this returns, and so survives the machine.
+    /// Blocks.
+    pub(super) fn begin(&self, key: &ObjectKey) -> io::Result<u64> {
+        let (entry, file) = {
+            let mut state = self.state.lock();
+            self.compact(&mut state)?;
+            let (entry, at) = (state.next, (self.now)().secs);
+            state.append(&Record::Begin { entry, key: key.as_str().to_owned(), at })?;
+            state.next += 1;
+            state.entries.insert(entry, Entry { key: key.clone(), at, upload: None });
+            (entry, Arc::clone(&state.file))
+        };
+        file.sync_data()?;
+        Ok(entry)
+    }
+
+    /// Notes how the store calls an upload. The death of the process does not undo this, and a machine that loses it knows the key.
+    pub(super) fn created(&self, entry: u64, upload: &UploadId) -> io::Result<()> {
+        let mut state = self.state.lock();
+        if let Some(known) = state.entries.get_mut(&entry) {
+            known.upload = Some(upload.clone());
+        }
+        state.append(&Record::Created { entry, upload: upload.as_str().to_owned() })
+    }
+
+    /// Notes that an upload is no more.
+    pub(super) fn ended(&self, key: &ObjectKey, upload: &UploadId) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let is_it = |entry: &Entry| entry.key == *key && entry.upload.as_ref() == Some(upload);
+        match state.entries.iter().find(|(_, entry)| is_it(entry)).map(|(number, _)| *number) {
+            Some(entry) => {
+                state.entries.remove(&entry);
+                state.append(&Record::End { entry })
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn compact(&self, state: &mut State) -> io::Result<()> {
+        if state.bytes <= state.compact_above_bytes {
+            return Ok(());
+        }
+        let text = rewritten(&self.identity, &state.entries);
+        state.file = Arc::new(self.directory.replace(&self.name, &text)?);
+        state.bytes = text.len();
+        state.compact_above_bytes = COMPACT_BYTES.max(2 * text.len());
+        Ok(())
+    }
+}
+
+impl State {
+    fn append(&mut self, record: &Record) -> io::Result<()> {
+        let line = record.line();
+        (&*self.file).write_all(line.as_bytes())?;
+        self.bytes += line.len();
+        Ok(())
+    }
+}
+
+impl Drop for UploadJournal {
+    fn drop(&mut self) {
+        if self.state.get_mut().entries.is_empty()
+            && let Err(error) = self.directory.remove(&self.name)
+        {
+            tracing::warn!(name = self.name, %error, "an empty journal of uploads is left behind");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use rustix::fs::{Mode, OFlags, open};
+
+    use super::super::record::replay;
+    use super::*;
+
+    fn key(key: &str) -> ObjectKey {
+        ObjectKey::new(key).unwrap()
+    }
+
+    fn journal(at: &tempfile::TempDir) -> UploadJournal {
+        let directory = open(at.path(), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        let identity = BucketIdentity { endpoint: "e".into(), name: "b".into() };
+        UploadJournal::create(JournalDirectory::new(directory), identity, Timestamp::default).unwrap()
+    }
+
+    fn files(at: &tempfile::TempDir) -> Vec<std::path::PathBuf> {
+        fs::read_dir(at.path()).unwrap().map(|entry| entry.unwrap().path()).collect()
+    }
+
+    #[test]
+    fn a_journal_stays_short_however_many_uploads_it_saw() {
+        let at = tempfile::tempdir().unwrap();
+        let journal = journal(&at);
+        let (long, upload) = (key(&"k".repeat(1000)), UploadId::new("u"));
+        let kept = journal.begin(&key("kept")).unwrap();
+        journal.created(kept, &UploadId::new("kept")).unwrap();
+        for _ in 0..500 {
+            let entry = journal.begin(&long).unwrap();
+            journal.created(entry, &upload).unwrap();
+            journal.ended(&long, &upload).unwrap();
+        }
+        let [file] = &files(&at)[..] else { panic!("one file: {:?}", files(&at)) };
+        let text = fs::read(file).unwrap();
+        assert!(text.len() < 2 * COMPACT_BYTES, "{}", text.len());
+        let said = replay(&text);
+        assert_eq!(said.entries.into_keys().collect::<Vec<_>>(), [kept]);
+        assert!(said.bucket.is_some());
+    }
+
+    #[test]
+    fn a_journal_with_nothing_in_it_goes_with_its_process() {
+        let at = tempfile::tempdir().unwrap();
+        let journal = journal(&at);
+        let entry = journal.begin(&key("a")).unwrap();
+        journal.created(entry, &UploadId::new("one")).unwrap();
+        journal.ended(&key("a"), &UploadId::new("one")).unwrap();
+        drop(journal);
+        assert!(files(&at).is_empty());
+        let journal = self::journal(&at);
+        journal.begin(&key("a")).unwrap();
+        drop(journal);
+        assert_eq!(files(&at).len(), 1);
+    }
+}
