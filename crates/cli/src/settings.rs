@@ -5,7 +5,7 @@ mod writing;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use sluicefs_core::{Allow, FsConfig, ReadConfig};
+use sluicefs_core::{Allow, FsConfig, OwnerOfNew, ReadConfig};
 use sluicefs_s3_client::KeyPrefix;
 use sluicefs_s3_client::config::{
     AddressingStyle, BucketType, ClientConfig, CredentialSource, SseCustomerKey, WriteConfig,
@@ -73,6 +73,8 @@ pub(crate) fn fs_config(
         prefix,
         uid: args.files.uid.unwrap_or(around.uid),
         gid: args.files.gid.unwrap_or(around.gid),
+        uid_of_new: owner_of_new(args.files.uid),
+        gid_of_new: owner_of_new(args.files.gid),
         file_mode: args.files.file_mode,
         dir_mode: args.files.dir_mode,
         metadata_ttl: metadata_ttl.ttl(),
@@ -85,6 +87,11 @@ pub(crate) fn fs_config(
     };
     config.validate().map_err(|error| Failure::usage(error.to_string()))?;
     Ok(config)
+}
+
+/// Who says whose the files are means new ones too.
+fn owner_of_new(chosen: Option<u32>) -> OwnerOfNew {
+    if chosen.is_some() { OwnerOfNew::Settings } else { OwnerOfNew::Maker }
 }
 
 fn allow(files: &FileArgs) -> Allow {

@@ -25,6 +25,7 @@ use fuser::{
     ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
     WriteFlags,
 };
+use rustix::fs::FileType;
 use sluicefs_core::{FileSystem, HandleId};
 use sluicefs_s3_client::ByteRange;
 use tokio::runtime::Handle;
@@ -262,7 +263,7 @@ impl Filesystem for Adapter {
 
     fn create(
         &self,
-        _: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
@@ -271,7 +272,8 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let Some(name) = name.to_str() else { return reply.error(NOT_UTF8) };
-        self.requests.serve(self.core().create(parent, name.to_owned(), mode, flags, reply));
+        let new = changes::new_attr(request, mode);
+        self.requests.serve(self.core().create(parent, name.to_owned(), new, flags, reply));
     }
 
     fn write(
@@ -293,14 +295,23 @@ impl Filesystem for Adapter {
         self.requests.serve(self.core().write(handle, offset, data.to_vec(), reply));
     }
 
-    fn mkdir(&self, _: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
         let Some(name) = name.to_str() else { return reply.error(NOT_UTF8) };
-        self.requests.serve(self.core().make_dir(parent, name.to_owned(), mode, reply));
+        let new = changes::new_attr(request, mode);
+        self.requests.serve(self.core().make_dir(parent, name.to_owned(), new, reply));
     }
 
     fn mknod(
         &self,
-        _: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
@@ -309,7 +320,8 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let Some(name) = name.to_str() else { return reply.error(NOT_UTF8) };
-        self.requests.serve(self.core().make_node(parent, name.to_owned(), mode, reply));
+        let node = (FileType::from_raw_mode(mode), changes::new_attr(request, mode));
+        self.requests.serve(self.core().make_node(parent, name.to_owned(), node, reply));
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {

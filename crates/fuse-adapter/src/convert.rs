@@ -25,20 +25,20 @@ pub(crate) fn file_type(kind: FileKind) -> FileType {
 }
 
 pub(crate) fn attributes(attr: &Attr) -> FileAttr {
-    let time = system_time(attr.mtime);
+    let mtime = system_time(attr.mtime);
     FileAttr {
         ino: INodeNo(attr.ino.0),
         size: attr.size,
         blocks: attr.size.div_ceil(STAT_BLOCK_BYTES),
-        atime: time,
-        mtime: time,
-        ctime: time,
-        crtime: time,
+        atime: system_time(attr.atime),
+        mtime,
+        ctime: system_time(attr.ctime),
+        crtime: mtime,
         kind: file_type(attr.kind),
-        // Never setuid, setgid or sticky: modes come from settings and, later, from the store.
-        perm: attr.mode & 0o777,
+        // Setuid and setgid bits are shown, and mean nothing: every mount is nosuid.
+        perm: attr.mode & 0o7777,
         // 1 for directories too: find(1) then does not count subdirectories by links.
-        nlink: 1,
+        nlink: attr.nlink,
         uid: attr.uid,
         gid: attr.gid,
         rdev: 0,

@@ -36,13 +36,30 @@ pub struct Attr {
     pub kind: FileKind,
     /// Length in bytes; 0 for a directory.
     pub size: u64,
-    /// When the object was written; for a directory, when the mount began.
+    /// When it was last read: as far as somebody has set that, else when the object was written.
+    pub atime: Timestamp,
+    /// When the object was written; for a directory, when a name in it was made or removed through this mount, else when the mount began.
     pub mtime: Timestamp,
+    /// When anything of it was last changed.
+    pub ctime: Timestamp,
     /// Permission bits, 0 to 0o7777.
     pub mode: u16,
-    /// Owner, from the settings.
+    /// How many names it has: one, or none any more.
+    pub nlink: u32,
+    /// Owner.
     pub uid: u32,
-    /// Group, from the settings.
+    /// Group.
+    pub gid: u32,
+}
+
+/// What a new file or directory begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewAttr {
+    /// Permission bits, 0 to 0o7777, without those that the maker's umask takes off.
+    pub mode: u16,
+    /// Who makes it.
+    pub uid: u32,
+    /// The maker's group.
     pub gid: u32,
 }
 

@@ -34,10 +34,14 @@ const MIN_PART_BYTES: u64 = 5 << 20;
 pub struct FsConfig {
     /// The part of the bucket that is the root: empty, or ending in `/`.
     pub prefix: KeyPrefix,
-    /// Owner of every file and directory.
+    /// Owner of files and directories, as far as nothing else is known.
     pub uid: u32,
-    /// Group of every file and directory.
+    /// Group of files and directories, as far as nothing else is known.
     pub gid: u32,
+    /// Who owns what is made through the mount, default its maker.
+    pub uid_of_new: OwnerOfNew,
+    /// Whose group it has, default its maker's.
+    pub gid_of_new: OwnerOfNew,
     /// Permission bits of files, default 0o644.
     pub file_mode: u16,
     /// Permission bits of directories, default 0o755.
@@ -55,6 +59,16 @@ pub struct FsConfig {
     pub read: ReadConfig,
     /// How writes are staged and sent.
     pub write: WriteConfig,
+}
+
+/// To whom belongs what is made through the mount.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OwnerOfNew {
+    /// To whoever makes it; the group of a directory with the setgid bit goes to what is made in it.
+    #[default]
+    Maker,
+    /// To whom everything else belongs.
+    Settings,
 }
 
 /// What a mount may change in the bucket.
@@ -164,6 +178,8 @@ impl Default for FsConfig {
             prefix: KeyPrefix::root(),
             uid: 0,
             gid: 0,
+            uid_of_new: OwnerOfNew::Maker,
+            gid_of_new: OwnerOfNew::Maker,
             file_mode: 0o644,
             dir_mode: 0o755,
             metadata_ttl: Ttl::For(Duration::from_secs(1)),

@@ -13,7 +13,11 @@ use std::sync::Arc;
 use sluicefs_s3_client::{KeyPrefix, ObjectMeta, Timestamp};
 use tokio::time::Instant;
 
-use crate::attr::InodeNo;
+use crate::attr::{Attr, FileKind, InodeNo, NewAttr};
+use crate::config::{FsConfig, OwnerOfNew};
+
+/// The mode bit that makes a directory hand on its group (inode(7), S_ISGID).
+const SETGID: u16 = 0o2000;
 
 /// What the store has under a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +49,8 @@ pub(crate) struct Inode {
     pub(crate) node: Node,
     /// It is being written here: its length and time are those of what is written, and what the store has is older.
     pub(crate) written: Option<Arc<dyn BeingWritten>>,
+    /// This mount wrote the version that it has: the time of that is known better here than at the store, and stays.
+    pub(crate) is_own_version: bool,
     /// Attributes that programs gave it through this mount.
     pub(crate) given: Option<Box<GivenAttr>>,
 }
@@ -70,9 +76,36 @@ pub(crate) struct GivenAttr {
     pub(crate) gid: Option<u32>,
     pub(crate) atime: Option<Timestamp>,
     pub(crate) mtime: Option<Timestamp>,
+    /// When attributes were last given, or the name changed.
+    pub(crate) ctime: Option<Timestamp>,
 }
 
 impl GivenAttr {
+    /// Of something whose content, or whose names, changed at `now`.
+    pub(crate) fn changed_at(now: Timestamp) -> Self {
+        Self { mtime: Some(now), ..Self::touched_at(now) }
+    }
+
+    /// Of something about which anything else changed at `now`.
+    pub(crate) fn touched_at(now: Timestamp) -> Self {
+        Self { ctime: Some(now), ..Self::default() }
+    }
+
+    /// What `new`, made in the directory `parent`, begins with.
+    ///
+    /// A directory with the setgid bit hands its group on, and that bit to directories (mkdir(2), "BSD group semantics").
+    pub(crate) fn of_new(new: NewAttr, kind: FileKind, parent: &Attr, config: &FsConfig) -> Self {
+        let hands_on = parent.mode & SETGID != 0;
+        let gid = if hands_on { parent.gid } else { new.gid };
+        let bit = if hands_on && kind == FileKind::Directory { SETGID } else { 0 };
+        Self {
+            mode: Some(new.mode | bit),
+            uid: (config.uid_of_new == OwnerOfNew::Maker).then_some(new.uid),
+            gid: (config.gid_of_new == OwnerOfNew::Maker).then_some(gid),
+            ..Self::default()
+        }
+    }
+
     /// Those of `newer`, and of these where it has none.
     pub(crate) fn or(self, newer: Self) -> Self {
         Self {
@@ -81,6 +114,7 @@ impl GivenAttr {
             gid: newer.gid.or(self.gid),
             atime: newer.atime.or(self.atime),
             mtime: newer.mtime.or(self.mtime),
+            ctime: newer.ctime.or(self.ctime),
         }
     }
 }
@@ -129,5 +163,40 @@ pub(crate) fn is_same_version(a: &ObjectMeta, b: &ObjectMeta) -> bool {
         (Some(x), Some(y)) => x == y && a.size == b.size,
         // HEAD gives fractions of a second where listings do, or neither: whole seconds are what all servers agree on.
         _ => a.size == b.size && a.last_modified.secs == b.last_modified.secs,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(parent_mode: u16, kind: FileKind, config: &FsConfig, expected: (u16, Option<u32>, Option<u32>)) {
+        let time = Timestamp::default();
+        let parent = Attr {
+            ino: InodeNo::ROOT,
+            kind: FileKind::Directory,
+            size: 0,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            mode: parent_mode,
+            nlink: 1,
+            uid: 1,
+            gid: 2,
+        };
+        let new = NewAttr { mode: 0o640, uid: 10, gid: 20 };
+        let given = GivenAttr::of_new(new, kind, &parent, config);
+        assert_eq!((given.mode, given.uid, given.gid), (Some(expected.0), expected.1, expected.2));
+    }
+
+    #[test]
+    fn what_is_new_belongs_to_its_maker_unless_its_directory_or_the_settings_say_otherwise() {
+        let makers = FsConfig::default();
+        check(0o755, FileKind::File, &makers, (0o640, Some(10), Some(20)));
+        check(0o2755, FileKind::File, &makers, (0o640, Some(10), Some(2)));
+        check(0o2755, FileKind::Directory, &makers, (0o2640, Some(10), Some(2)));
+        let fixed =
+            FsConfig { uid_of_new: OwnerOfNew::Settings, gid_of_new: OwnerOfNew::Settings, ..makers };
+        check(0o755, FileKind::File, &fixed, (0o640, None, None));
     }
 }

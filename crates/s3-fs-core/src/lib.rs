@@ -26,8 +26,8 @@ mod tree;
 mod write;
 pub mod xattr;
 
-pub use attr::{Attr, DirEntry, DirMode, Entry, FileKind, HandleId, InodeNo, OpenedFile, SetAttr, StatFs};
-pub use config::{Allow, Exclusive, FsConfig, OnConflict, ReadConfig, Ttl, WriteConfig};
+pub use attr::{Attr, DirEntry, DirMode, Entry, FileKind, HandleId, InodeNo, NewAttr, OpenedFile, SetAttr, StatFs};
+pub use config::{Allow, Exclusive, FsConfig, OnConflict, OwnerOfNew, ReadConfig, Ttl, WriteConfig};
 pub use error::{Error, ErrorKind, Result};
 pub use filesystem::{Creation, Existing, FileSystem, Replace};
 pub use kernel::Kernel;

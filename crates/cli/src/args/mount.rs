@@ -115,10 +115,10 @@ pub(crate) struct FileArgs {
     /// root.
     #[arg(long)]
     pub(crate) allow_other: bool,
-    /// The owner of all files and directories. [default: you]
+    /// The owner of all files and directories, of new ones too. [default: you; of new ones, whoever makes them]
     #[arg(long)]
     pub(crate) uid: Option<u32>,
-    /// The group of all files and directories. [default: yours]
+    /// The group of all files and directories, of new ones too. [default: yours; of new ones, that of whoever makes them]
     #[arg(long)]
     pub(crate) gid: Option<u32>,
     /// The permission bits of directories, in octal.

@@ -5,10 +5,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
     Errno, FileHandle, FopenFlags, INodeNo, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyEmpty,
-    ReplyEntry, ReplyOpen, ReplyWrite, TimeOrNow,
+    ReplyEntry, ReplyOpen, ReplyWrite, Request, TimeOrNow,
 };
 use rustix::fs::{FileType, OFlags};
-use sluicefs_core::{Creation, Entry, Existing, HandleId, Replace, Result, SetAttr};
+use sluicefs_core::{Creation, Entry, Existing, HandleId, NewAttr, Replace, Result, SetAttr};
 use sluicefs_s3_client::Timestamp;
 
 use super::{Core, GENERATION};
@@ -30,7 +30,7 @@ impl Core {
         self: Arc<Self>,
         parent: INodeNo,
         name: String,
-        mode: u32,
+        new: NewAttr,
         flags: i32,
         reply: ReplyCreate,
     ) {
@@ -38,7 +38,7 @@ impl Core {
             true => Creation::Exclusive,
             false => Creation::OrOpen(existing(flags)),
         };
-        match self.fs.create(inode(parent), &name, permissions(mode), creation).await {
+        match self.fs.create(inode(parent), &name, new, creation).await {
             Ok((entry, opened)) => {
                 let (attr, handle) = (attributes(&entry.attr), FileHandle(opened.handle.0));
                 reply.created(&entry.ttl, &attr, GENERATION, handle, write_flags(&opened));
@@ -52,16 +52,16 @@ impl Core {
         self: Arc<Self>,
         parent: INodeNo,
         name: String,
-        mode: u32,
+        (file_type, new): (FileType, NewAttr),
         reply: ReplyEntry,
     ) {
         if self.fs.is_read_only() {
             return reply.error(Errno::EROFS);
         }
-        if !matches!(FileType::from_raw_mode(mode), FileType::RegularFile | FileType::Unknown) {
+        if !matches!(file_type, FileType::RegularFile | FileType::Unknown) {
             return reply.error(Errno::EPERM);
         }
-        let created = self.fs.create(inode(parent), &name, permissions(mode), Creation::Exclusive).await;
+        let created = self.fs.create(inode(parent), &name, new, Creation::Exclusive).await;
         let made = match created {
             Ok((entry, opened)) => {
                 let saved = self.fs.flush(opened.handle).await;
@@ -80,10 +80,10 @@ impl Core {
         self: Arc<Self>,
         parent: INodeNo,
         name: String,
-        mode: u32,
+        new: NewAttr,
         reply: ReplyEntry,
     ) {
-        self.made(self.fs.make_dir(inode(parent), &name, permissions(mode)).await, reply);
+        self.made(self.fs.make_dir(inode(parent), &name, new).await, reply);
     }
 
     fn made(&self, made: Result<Entry>, reply: ReplyEntry) {
@@ -203,9 +203,13 @@ fn existing(flags: i32) -> Existing {
     }
 }
 
-/// Never setuid or setgid; the kernel took the umask off already.
 fn permissions(mode: u32) -> u16 {
-    u16::try_from(mode & 0o1777).expect("ten bits")
+    u16::try_from(mode & 0o7777).expect("twelve bits")
+}
+
+/// What `request` makes; the kernel took the umask off `mode` already.
+pub(super) fn new_attr(request: &Request, mode: u32) -> NewAttr {
+    NewAttr { mode: permissions(mode), uid: request.uid(), gid: request.gid() }
 }
 
 /// What SETATTR asks for.

@@ -6,7 +6,8 @@ use super::*;
 
 fn attr(kind: FileKind, mode: u16) -> Attr {
     let mtime = Timestamp { secs: 1_700_000_000, nanos: 5 };
-    Attr { ino: InodeNo(7), kind, size: 1025, mtime, mode, uid: 10, gid: 20 }
+    let (atime, ctime) = (Timestamp { secs: 1, nanos: 0 }, Timestamp { secs: 2, nanos: 0 });
+    Attr { ino: InodeNo(7), kind, size: 1025, atime, mtime, ctime, mode, nlink: 1, uid: 10, gid: 20 }
 }
 
 #[test]
@@ -15,13 +16,14 @@ fn attributes_become_what_stat_shows() {
     assert_eq!((got.ino, got.size, got.blocks, got.kind), (INodeNo(7), 1025, 3, FileType::RegularFile));
     assert_eq!((got.perm, got.uid, got.gid, got.nlink), (0o644, 10, 20, 1));
     assert_eq!(got.mtime, UNIX_EPOCH + Duration::new(1_700_000_000, 5));
-    assert_eq!((got.atime, got.ctime), (got.mtime, got.mtime));
+    let seconds = |secs| UNIX_EPOCH + Duration::from_secs(secs);
+    assert_eq!((got.atime, got.ctime), (seconds(1), seconds(2)));
     assert_eq!(attributes(&attr(FileKind::Directory, 0o755)).kind, FileType::Directory);
 }
 
 #[test]
-fn setuid_never_reaches_the_kernel() {
-    assert_eq!(attributes(&attr(FileKind::File, 0o7755)).perm, 0o755);
+fn all_bits_of_a_mode_are_shown() {
+    assert_eq!(attributes(&attr(FileKind::File, 0o7755)).perm, 0o7755);
 }
 
 #[test]

@@ -2,11 +2,12 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::process::Command;
 use std::sync::Arc;
 
 use sluicefs_core::{Allow, FsConfig, Ttl};
+use sluicefs_fuse_mount::Access;
 use sluicefs_s3_client::ByteRange;
 use sluicefs_s3_client::testing::MemoryBucket;
 use sluicefs_s3_client::testing::memory::pattern;
@@ -381,4 +382,56 @@ fn owner_mode_and_times_are_shown_as_they_were_set() {
     assert_eq!(shell(&mount, "umask 077; touch g; stat -c %a g d"), "600\n700\n");
     shell(&mount, "echo more >> f");
     assert_ne!(shell(&mount, "stat -c %Y f"), "1000000000\n", "writing is a change");
+}
+
+#[test]
+fn what_is_made_belongs_to_its_maker() {
+    let bucket = bucket(&[("outside", "x")]);
+    let mount = TestMount::with(Arc::new(bucket.clone()), FsConfig::default(), |config| {
+        (config.read_only, config.access) = (false, Access::Everyone);
+    });
+    shell(&mount, "chmod 777 .; mkdir shared; chown 0:50 shared; chmod 2777 shared");
+    let as_nobody = |script: &str| shell(&mount, &format!("setpriv --reuid 1000 --regid 100 --clear-groups sh -c '{script}'"));
+    as_nobody("umask 022; touch f; mkdir d; touch shared/f; mkdir shared/d");
+    let shown = shell(&mount, "stat -c '%u:%g %a' f d shared/f shared/d outside");
+    assert_eq!(shown, "1000:100 644\n1000:100 755\n1000:50 644\n1000:50 2755\n0:0 644\n");
+    shell(&mount, "chmod 1777 shared");
+    shell(&mount, "touch shared/roots; ! setpriv --reuid 1000 --regid 100 --clear-groups rm -f shared/roots 2>/dev/null");
+    as_nobody("rm shared/f; chmod 4755 f");
+    assert_eq!(shell(&mount, "stat -c %a f"), "4755\n");
+    as_nobody("echo more >> f");
+    assert_eq!(shell(&mount, "stat -c %a f"), "755\n", "who writes a program does not become its owner");
+}
+
+#[test]
+fn times_tell_what_was_changed_and_when() {
+    let bucket = bucket(&[("f", "x"), ("d/g", "x")]);
+    let mount = writable(&bucket);
+    shell(&mount, "touch -d @1000000000 f d d/g");
+    let before = shell(&mount, "stat -c '%Y %.9Z' f d");
+    assert!(before.starts_with("1000000000 ") && before.contains("\n1000000000 "), "{before}");
+    shell(&mount, "chmod 600 f");
+    let after = shell(&mount, "stat -c '%Y %.9Z' f d");
+    assert_ne!(before.lines().next(), after.lines().next(), "chmod changes ctime");
+    assert_eq!(before.lines().nth(1), after.lines().nth(1), "and no other file's");
+    shell(&mount, "touch d/new; rm d/new");
+    assert_ne!(shell(&mount, "stat -c %Y d"), "1000000000\n", "names in it were changed");
+    let ctime = || shell(&mount, "stat -c '%Y %.9Z' d/g");
+    let before = ctime();
+    shell(&mount, "mv d/g d/h; mv d/h d/g");
+    assert_ne!(ctime(), before, "a rename changes ctime");
+    assert!(ctime().starts_with("1000000000 "), "{}", ctime());
+}
+
+#[test]
+fn what_was_written_here_keeps_its_time_and_what_lost_its_name_has_no_link() {
+    let bucket = bucket(&[]);
+    let mount = writable(&bucket);
+    shell(&mount, "echo x > f");
+    let written = shell(&mount, "stat -c %.9Y f");
+    // The next look asks the store, which knows whole seconds and its own clock.
+    assert_eq!(shell(&mount, "ls > /dev/null; stat -c %.9Y f"), written);
+    let open = File::open(mount.join("f")).unwrap();
+    fs::remove_file(mount.join("f")).unwrap();
+    assert_eq!(open.metadata().unwrap().nlink(), 0);
 }

@@ -7,7 +7,7 @@ use sluicefs_s3_client::{ObjectKey, ObjectMeta, Payload, PutRequest, StorageClas
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{FileSystem, Handle};
-use crate::attr::{Entry, HandleId, InodeNo, OpenedFile, SetAttr};
+use crate::attr::{Entry, HandleId, InodeNo, NewAttr, OpenedFile, SetAttr};
 use crate::clock;
 use crate::config::Exclusive;
 use crate::error::{Error, ErrorKind, Result};
@@ -37,7 +37,7 @@ pub enum Creation {
 const ABORT_GRACE: Duration = Duration::from_secs(5);
 
 impl FileSystem {
-    /// Creates the file `name` in `parent` with permission bits `mode`, opens it for reading and writing, and counts one lookup. Pair it with
+    /// Creates the file `name` in `parent`, opens it for reading and writing, and counts one lookup. Pair it with
     /// [`FileSystem::release`].
     ///
     /// The store has the file when it is closed or synced; created exclusively, it has an empty one at once, unless the settings say otherwise.
@@ -49,7 +49,7 @@ impl FileSystem {
         &self,
         parent: InodeNo,
         name: &str,
-        mode: u16,
+        new: NewAttr,
         creation: Creation,
     ) -> Result<(Entry, OpenedFile)> {
         self.may_change("create")?;
@@ -107,8 +107,7 @@ impl FileSystem {
         }
         draft.has_attributes(attributes);
         let writer = self.begin_draft(ino, draft);
-        self.give_mode(ino, mode);
-        let entry = self.tree.table.entry(ino)?;
+        let entry = self.give_birth(parent, &entry, new)?;
         let (reader, _) = self.files.open(ino, key, meta);
         let handle = self.open_files.insert(Handle { reader, writer: Some(writer) });
         Ok((entry, OpenedFile { handle, keep_cache: false }))
@@ -243,19 +242,18 @@ impl FileSystem {
             };
             self.end_writing(ino, writer);
             done?;
+            // Also when it was as long before (truncate(2)).
+            self.tree.table.forget_given_time(ino);
         }
-        let known = self.tree.table.known("setattr", ino)?;
-        let changed = |new: Option<u32>, old: u32| new.filter(|new| *new != old);
         let given = GivenAttr {
             mode: set.mode,
-            uid: changed(set.uid, known.attr.uid),
-            gid: changed(set.gid, known.attr.gid),
+            uid: set.uid,
+            gid: set.gid,
             atime: set.atime,
             mtime: set.mtime,
+            ctime: Some(clock::now()),
         };
-        if given != GivenAttr::default() {
-            self.tree.table.give(ino, given);
-        }
+        self.tree.table.give(ino, given);
         self.getattr(ino).await
     }
 
@@ -336,16 +334,12 @@ impl FileSystem {
         }
     }
 
-    pub(super) fn give_dir_mode(&self, ino: InodeNo, mode: u16) {
-        if mode != self.config.dir_mode {
-            self.tree.table.give(ino, GivenAttr { mode: Some(mode), ..GivenAttr::default() });
-        }
-    }
-
-    fn give_mode(&self, ino: InodeNo, mode: u16) {
-        if mode != self.config.file_mode {
-            self.tree.table.give(ino, GivenAttr { mode: Some(mode), ..GivenAttr::default() });
-        }
+    /// What was made in `parent` just now begins with the attributes `new`.
+    pub(super) fn give_birth(&self, parent: InodeNo, made: &Entry, new: NewAttr) -> Result<Entry> {
+        let parent = self.tree.table.known("create", parent)?.attr;
+        let given = GivenAttr::of_new(new, made.attr.kind, &parent, &self.config);
+        self.tree.table.give(made.attr.ino, given);
+        self.tree.table.entry(made.attr.ino)
     }
 
     /// Whether the mount changes nothing at all.

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use std::sync::Arc;
 
 use super::FileSystem;
-use crate::attr::{Entry, InodeNo};
+use crate::attr::{Entry, InodeNo, NewAttr};
 use crate::error::{Error, ErrorKind, Result};
 use crate::inode::Remote;
 use crate::path;
@@ -21,7 +21,7 @@ impl FileSystem {
     ///
     /// # Errors
     /// `Exists`; `ReadOnly` if the mount changes nothing; `NameTooLong`, `InvalidName`, `AccessDenied`, `Io`.
-    pub async fn make_dir(&self, parent: InodeNo, name: &str, mode: u16) -> Result<Entry> {
+    pub async fn make_dir(&self, parent: InodeNo, name: &str, new: NewAttr) -> Result<Entry> {
         self.may_change("mkdir")?;
         self.must_be_free("mkdir", parent, name).await?;
         let marker = || self.marker("mkdir", &self.tree.prefix_of("mkdir", parent, name)?);
@@ -34,8 +34,7 @@ impl FileSystem {
         };
         self.bucket.put(request).await.map_err(|error| Error::from_store("mkdir", error).with_name(name))?;
         let entry = self.tree.create(parent, name, &Remote::Directory, Some(Instant::now()))?;
-        self.give_dir_mode(entry.attr.ino, mode);
-        self.tree.table.entry(entry.attr.ino)
+        self.give_birth(parent, &entry, new)
     }
 
     /// Removes the file `name` from `parent`.

@@ -41,7 +41,8 @@ impl Look {
             Some(meta) => (FileKind::File, meta.size, meta.last_modified, self.file_mode),
             None => (FileKind::Directory, 0, self.started, self.dir_mode),
         };
-        Attr { ino, kind, size, mtime, mode, uid: self.uid, gid: self.gid }
+        let (atime, ctime) = (mtime, mtime);
+        Attr { ino, kind, size, atime, mtime, ctime, mode, nlink: 1, uid: self.uid, gid: self.gid }
     }
 
     /// The attributes of the inode `ino`.
@@ -53,12 +54,20 @@ impl Look {
         let mut attr = self.attr(ino, meta);
         if let Some(written) = &inode.written {
             (attr.size, attr.mtime) = written.attributes();
+            (attr.atime, attr.ctime) = (attr.mtime, attr.mtime);
+        }
+        if inode.is_replaced && !inode.is_outdated {
+            // Removed, or replaced, by this mount.
+            attr.nlink = 0;
         }
         if let Some(given) = &inode.given {
             attr.mode = given.mode.unwrap_or(attr.mode);
             attr.uid = given.uid.unwrap_or(attr.uid);
             attr.gid = given.gid.unwrap_or(attr.gid);
+            attr.atime = given.atime.unwrap_or(attr.atime);
             attr.mtime = given.mtime.unwrap_or(attr.mtime);
+            // Writing changes this, too.
+            attr.ctime = given.ctime.map_or(attr.ctime, |given| given.max(attr.ctime));
         }
         attr
     }

@@ -256,6 +256,7 @@ impl InodeTable {
         self.versions.commit(ino, &meta);
         if let Some(inode) = state.inodes.get_mut(&ino) {
             inode.is_replaced = false;
+            inode.is_own_version = true;
             inode.node = Node::File(meta);
             inode.valid_until = valid_until;
         }
@@ -400,6 +401,7 @@ impl Inode {
             valid_until,
             node,
             written: None,
+            is_own_version: false,
             given: None,
         })
     }
@@ -435,7 +437,18 @@ impl Inode {
                 Follow::Free if !is_same_version(known, seen) => Change::NewVersion,
                 Follow::Free | Follow::Same => Change::None,
             };
+            let own_time = known.last_modified;
             *known = seen.clone();
+            match change {
+                Change::NewVersion => {
+                    self.is_own_version = false;
+                    if let Some(given) = &mut self.given {
+                        (given.atime, given.mtime, given.ctime) = (None, None, None);
+                    }
+                }
+                _ if self.is_own_version => known.last_modified = own_time,
+                _ => {}
+            }
         }
         self.valid_until = valid_until;
         change

@@ -5,8 +5,9 @@ use tokio::time::Instant;
 
 use super::Tree;
 use crate::attr::{DirEntry, DirMode, Entry, FileKind, InodeNo};
+use crate::clock;
 use crate::error::Result;
-use crate::inode::Remote;
+use crate::inode::{GivenAttr, Remote};
 use crate::inode::table::Known;
 use crate::listing::{Listing, Named};
 use crate::local::Extra;
@@ -52,6 +53,7 @@ impl Tree {
         let now = Instant::now();
         let entry = self.table.create((parent, name), remote, (now, now + self.ttl))?;
         self.made(parent, name, remote.clone(), known);
+        self.names_changed(parent);
         Ok(entry)
     }
 
@@ -66,6 +68,12 @@ impl Tree {
         let now = Instant::now();
         self.table.remove(ino);
         self.gone(parent, name, now);
+        self.names_changed(parent);
+    }
+
+    /// A name in the directory `ino` was made or removed.
+    fn names_changed(&self, ino: InodeNo) {
+        self.table.give(ino, GivenAttr::changed_at(clock::now()));
     }
 
     /// Notes that the inode `ino` has moved.
@@ -90,6 +98,9 @@ impl Tree {
         }
         self.gone(old_parent, old_name, now);
         self.made(parent, name, remote, Some(now));
+        self.table.give(ino, GivenAttr::touched_at(clock::now()));
+        self.names_changed(old_parent);
+        self.names_changed(parent);
         Ok(())
     }
 

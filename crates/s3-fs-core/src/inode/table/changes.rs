@@ -8,6 +8,7 @@ use super::super::replaced::Successor;
 use super::super::{BeingWritten, GivenAttr, Inode, Node, Remote};
 use super::{InodeTable, State, other_kind};
 use crate::attr::{Entry, FileKind, InodeNo};
+use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::path;
 
@@ -98,8 +99,7 @@ impl InodeTable {
     /// Attributes were given to `ino`.
     pub(crate) fn give(&self, ino: InodeNo, given: GivenAttr) {
         if let Some(inode) = self.state.write().inodes.get_mut(&ino) {
-            let before = inode.given.as_deref().copied().unwrap_or_default();
-            inode.given = Some(Box::new(before.or(given)));
+            inode.give(given);
         }
     }
 
@@ -122,6 +122,7 @@ impl InodeTable {
         let mut state = self.state.write();
         let Some(inode) = state.inodes.get_mut(&ino) else { return };
         inode.is_replaced = true;
+        inode.give(GivenAttr::touched_at(clock::now()));
         let first = self.first_number(inode.parent, &inode.name.clone(), inode.node.kind());
         state.replaced.remove(first);
     }
@@ -174,6 +175,13 @@ impl InodeTable {
     /// The known inodes below the directory `ino`, directories before what is in them.
     pub(crate) fn below(&self, ino: InodeNo) -> Vec<InodeNo> {
         self.state.read().below(ino)
+    }
+}
+
+impl Inode {
+    fn give(&mut self, given: GivenAttr) {
+        let before = self.given.as_deref().copied().unwrap_or_default();
+        self.given = Some(Box::new(before.or(given)));
     }
 }
 
