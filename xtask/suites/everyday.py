@@ -30,7 +30,7 @@ CASES = [
     ("read while it is written", "python3 -c 'f = open(\"f\", \"wb\"); f.write(b\"a\" * 70000); f.flush(); assert len(open(\"f\", \"rb\").read()) == 70000'"),
     ("read after it was removed", "cp $OUT/noise f; exec 3< f; rm f; cmp - $OUT/noise <&3"),
     ("read through a mapping", "cp $OUT/noise f; python3 -c 'import mmap; f = open(\"f\", \"rb\"); assert mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)[:] == open(\"'$OUT'/noise\", \"rb\").read()'"),
-    ("write through a mapping", "head -c 9000 $OUT/noise > f; python3 -c 'import mmap; f = open(\"f\", \"r+b\"); m = mmap.mmap(f.fileno(), 0); m[4000:4004] = b\"MMAP\"; m.flush(); m.close(); f.close()'; tail -c +4001 f | head -c 4 | grep -q MMAP"),
+    ("write through a mapping", "head -c 9000 $OUT/noise > f; python3 -c 'import mmap; f = open(\"f\", \"r+b\"); m = mmap.mmap(f.fileno(), 0); m[4000:4004] = b\"MMAP\"; m.flush(); m.close(); f.close()'; test \"$(dd if=f bs=1 skip=4000 count=4 status=none)\" = MMAP"),
     ("compress and decompress", "gzip -c $OUT/noise > f.gz; gzip -t f.gz; zcat f.gz | cmp - $OUT/noise"),
     # Names and directories.
     ("move a file", "mkdir d; echo x > f; mv f d/g; test ! -e f; grep -q x d/g"),

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use clap::{Args, Parser};
 
-use crate::args::{MountArgs, TtlArg};
+use crate::args::{MountArgs, SymlinksArg, TtlArg};
 use crate::failure::{EXIT_CODES_HELP, Failure};
 
 /// Which program was called.
@@ -129,6 +129,8 @@ impl CompatCli {
         self.refused.check(self.mount.reading.cache.is_some())?;
         self.mount.files.no_delete |= !self.allowed.allow_delete;
         self.mount.files.no_overwrite |= !self.allowed.allow_overwrite;
+        // That program shows the objects as they are.
+        self.mount.files.allow_symlinks.get_or_insert(SymlinksArg::None);
         self.mount.writing.no_content_type |= !self.allowed.infer_content_type;
         let mut ignored = self.ignored.given();
         if std::mem::take(&mut self.mount.process.auto_unmount) {

@@ -5,13 +5,13 @@ mod writing;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use sluicefs_core::{Allow, FsConfig, OwnerOfNew, ReadConfig};
+use sluicefs_core::{Allow, FsConfig, OwnerOfNew, ReadConfig, Symlinks};
 use sluicefs_s3_client::KeyPrefix;
 use sluicefs_s3_client::config::{
     AddressingStyle, BucketType, ClientConfig, CredentialSource, SseCustomerKey, WriteConfig,
 };
 
-use crate::args::{BucketTypeArg, FileArgs, MountArgs, StoreArgs, TtlArg};
+use crate::args::{BucketTypeArg, FileArgs, MountArgs, StoreArgs, SymlinksArg, TtlArg};
 use crate::failure::Failure;
 
 pub(crate) use writing::stored_config;
@@ -81,6 +81,11 @@ pub(crate) fn fs_config(
         negative_ttl: negative_ttl.ttl(),
         // Who says that nothing ever changes need not be asked at each open.
         revalidate_on_open: metadata_ttl != TtlArg::Indefinite,
+        symlinks: args.files.allow_symlinks.map_or(Symlinks::default(), |which| match which {
+            SymlinksArg::Inside => Symlinks::Inside,
+            SymlinksArg::Any => Symlinks::Any,
+            SymlinksArg::None => Symlinks::None,
+        }),
         allow: allow(&args.files),
         read: read_config(args, memory_bytes - write_bytes),
         write: writing::write_config(args, write_bytes),
@@ -201,6 +206,24 @@ pub(crate) mod tests {
         let allow = |options: &[&str]| fs(options).unwrap().allow;
         assert_eq!(allow(&["--no-delete"]), Allow { delete: false, ..Allow::ALL });
         assert_eq!(allow(&["--no-overwrite"]), Allow { overwrite: false, ..Allow::ALL });
+    }
+
+    #[test]
+    fn links_inside_are_there_unless_others_are_asked_for() {
+        for (options, expected) in [
+            (&[][..], Symlinks::Inside),
+            (&["--allow-symlinks=any"], Symlinks::Any),
+            (&["--allow-symlinks=none"], Symlinks::None),
+        ] {
+            assert_eq!(fs(options).unwrap().symlinks, expected, "{options:?}");
+        }
+    }
+
+    #[test]
+    fn new_files_belong_to_their_maker_unless_an_owner_is_named() {
+        let owners = |options: &[&str]| fs(options).map(|c| (c.uid_of_new, c.gid_of_new)).unwrap();
+        assert_eq!(owners(&[]), (OwnerOfNew::Maker, OwnerOfNew::Maker));
+        assert_eq!(owners(&["--uid=5"]), (OwnerOfNew::Settings, OwnerOfNew::Maker));
     }
 
     #[test]

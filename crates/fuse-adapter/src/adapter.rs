@@ -121,9 +121,8 @@ impl Filesystem for Adapter {
         self.requests.serve(self.core().access(ino, caller, mask, reply));
     }
 
-    fn readlink(&self, _request: &Request, _ino: INodeNo, reply: ReplyData) {
-        // Nothing is a symbolic link (readlink(2): EINVAL).
-        reply.error(Errno::EINVAL);
+    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+        self.requests.serve(self.core().readlink(ino, reply));
     }
 
     fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -350,9 +349,10 @@ impl Filesystem for Adapter {
         self.requests.serve(self.core().rename(from, to, flags, reply));
     }
 
-    fn symlink(&self, _: &Request, _: INodeNo, _: &OsStr, _: &Path, reply: ReplyEntry) {
-        // symlink(2): the file system does not support symbolic links.
-        reply.error(self.core.no_links());
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let Some(name) = name.to_str() else { return reply.error(NOT_UTF8) };
+        let (target, new) = (target.as_os_str().to_owned(), changes::new_attr(request, 0o777));
+        self.requests.serve(self.core().symlink((parent, name.to_owned()), target, new, reply));
     }
 
     fn link(&self, _: &Request, _: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {

@@ -24,14 +24,15 @@ const PAGES_LIMIT: &str = "/proc/sys/fs/fuse/max_pages_limit";
 ///
 /// Not AUTO_INVAL_DATA: with it every read first asks for attributes whose time is over, and a read on a dead store would wait
 /// in that request, which cannot be killed. Pages of an older version are under another inode number, where nobody looks for the new one.
-const WANTED: [InitFlags; 9] = [
+///
+/// Not CACHE_SYMLINKS: where a link may lead depends on where it is, and the kernel would keep the target of one that moved.
+const WANTED: [InitFlags; 8] = [
     InitFlags::FUSE_ASYNC_READ,
     InitFlags::FUSE_ASYNC_DIO,
     InitFlags::FUSE_PARALLEL_DIROPS,
     // Always with attributes, not "when the kernel guesses so": a listing has them anyway, and each lookup saved is a request.
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
-    InitFlags::FUSE_CACHE_SYMLINKS,
     InitFlags::FUSE_MAX_PAGES,
     InitFlags::FUSE_BIG_WRITES,
     // One request less for each file that is written anew, and no moment in which it is empty at the store.

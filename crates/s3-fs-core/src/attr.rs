@@ -25,6 +25,8 @@ pub enum FileKind {
     Directory,
     /// An object.
     File,
+    /// An object whose bytes are the path that it stands for.
+    Symlink,
 }
 
 /// The attributes of a file or directory.
@@ -32,7 +34,7 @@ pub enum FileKind {
 pub struct Attr {
     /// Its number.
     pub ino: InodeNo,
-    /// File or directory.
+    /// What it is.
     pub kind: FileKind,
     /// Length in bytes; 0 for a directory.
     pub size: u64,

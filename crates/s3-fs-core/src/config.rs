@@ -53,12 +53,26 @@ pub struct FsConfig {
     /// Ask the store at each open of a file whose pages the kernel may hold, even while its attributes are believed: an open
     /// then never sees an older version than the newest (close-to-open consistency). Default true.
     pub revalidate_on_open: bool,
+    /// Which symbolic links there are. Default those that stay inside the mount.
+    pub symlinks: Symlinks,
     /// What may be changed. Default everything.
     pub allow: Allow,
     /// How reads fetch ahead.
     pub read: ReadConfig,
     /// How writes are staged and sent.
     pub write: WriteConfig,
+}
+
+/// Which symbolic links can be made and followed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Symlinks {
+    /// None: the objects that stand for them are files like all others.
+    None,
+    /// Those with a relative target in which `..` comes first, if at all, and does not lead out of the mount.
+    #[default]
+    Inside,
+    /// All.
+    Any,
 }
 
 /// To whom belongs what is made through the mount.
@@ -185,6 +199,7 @@ impl Default for FsConfig {
             metadata_ttl: Ttl::For(Duration::from_secs(1)),
             negative_ttl: Ttl::For(Duration::from_secs(1)),
             revalidate_on_open: true,
+            symlinks: Symlinks::default(),
             allow: Allow::ALL,
             read: ReadConfig::default(),
             write: WriteConfig::default(),

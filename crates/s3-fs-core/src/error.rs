@@ -58,19 +58,27 @@ pub struct Error {
     kind: ErrorKind,
     operation: &'static str,
     name: Option<Arc<str>>,
+    reason: Option<&'static str>,
     source: Option<s3::Error>,
 }
 
 impl Error {
     /// An error of `kind` in `operation`.
     pub fn new(kind: ErrorKind, operation: &'static str) -> Self {
-        Self { kind, operation, name: None, source: None }
+        Self { kind, operation, name: None, reason: None, source: None }
     }
 
     /// Names the file, key or attribute.
     #[must_use]
     pub fn with_name(mut self, name: &str) -> Self {
         self.name = Some(Arc::from(name));
+        self
+    }
+
+    /// Says why, where the kind alone does not.
+    #[must_use]
+    pub fn because(mut self, reason: &'static str) -> Self {
+        self.reason = Some(reason);
         self
     }
 
@@ -112,7 +120,7 @@ impl Error {
             s3::ErrorKind::TooLarge => ErrorKind::TooLarge,
             _ => ErrorKind::Io,
         };
-        Self { kind, operation, name: None, source: Some(source) }
+        Self { kind, operation, name: None, reason: None, source: Some(source) }
     }
 }
 
@@ -124,7 +132,7 @@ impl fmt::Display for Error {
         }
         match &self.source {
             Some(source) => write!(f, ": {source}"),
-            None => write!(f, ": {}", describe(self.kind)),
+            None => write!(f, ": {}", self.reason.unwrap_or_else(|| describe(self.kind))),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One short async method per file operation; it only wires the pieces below.
 
 mod files;
+mod links;
 mod names;
 mod rename;
 
@@ -174,6 +175,10 @@ impl FileSystem {
             self.tree.refresh("open", ino).await?;
         }
         let current = self.tree.table.current("open", ino)?;
+        if current.attr.kind == FileKind::Symlink {
+            // The kernel follows links by itself.
+            return Err(Error::new(ErrorKind::Invalid, "open").with_name(&current.name));
+        }
         let meta = current.meta.ok_or_else(|| Error::new(ErrorKind::IsADirectory, "open"))?;
         Ok(self.files.open(ino, key, meta))
     }

@@ -24,8 +24,8 @@ const SETGID: u16 = 0o2000;
 pub(crate) enum Remote {
     /// Keys that begin with the name and a slash.
     Directory,
-    /// An object of that name.
-    File(ObjectMeta),
+    /// An object, which is a file or something else.
+    Object(FileKind, ObjectMeta),
 }
 
 /// A file or directory that the kernel knows, or a directory with such below it.
@@ -51,6 +51,8 @@ pub(crate) struct Inode {
     pub(crate) written: Option<Arc<dyn BeingWritten>>,
     /// This mount wrote the version that it has: the time of that is known better here than at the store, and stays.
     pub(crate) is_own_version: bool,
+    /// Where it leads, if it is a symbolic link that was read.
+    pub(crate) target: Option<Arc<[u8]>>,
     /// Attributes that programs gave it through this mount.
     pub(crate) given: Option<Box<GivenAttr>>,
 }
@@ -124,8 +126,8 @@ impl GivenAttr {
 pub(crate) enum Node {
     /// A directory: the beginning of the keys below it.
     Directory(KeyPrefix),
-    /// A file: the object as last seen.
-    File(ObjectMeta),
+    /// A file, or something else that is an object: the object as last seen.
+    Object(FileKind, ObjectMeta),
 }
 
 /// Knows of which versions the kernel has bytes.
@@ -195,8 +197,7 @@ mod tests {
         check(0o755, FileKind::File, &makers, (0o640, Some(10), Some(20)));
         check(0o2755, FileKind::File, &makers, (0o640, Some(10), Some(2)));
         check(0o2755, FileKind::Directory, &makers, (0o2640, Some(10), Some(2)));
-        let fixed =
-            FsConfig { uid_of_new: OwnerOfNew::Settings, gid_of_new: OwnerOfNew::Settings, ..makers };
+        let fixed = FsConfig { uid_of_new: OwnerOfNew::Settings, gid_of_new: OwnerOfNew::Settings, ..makers };
         check(0o755, FileKind::File, &fixed, (0o640, None, None));
     }
 }

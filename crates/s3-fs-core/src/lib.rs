@@ -15,6 +15,7 @@ pub mod filesystem;
 mod handle;
 mod inode;
 pub mod kernel;
+mod link;
 mod listing;
 mod local;
 mod open_file;
@@ -26,8 +27,12 @@ mod tree;
 mod write;
 pub mod xattr;
 
-pub use attr::{Attr, DirEntry, DirMode, Entry, FileKind, HandleId, InodeNo, NewAttr, OpenedFile, SetAttr, StatFs};
-pub use config::{Allow, Exclusive, FsConfig, OnConflict, OwnerOfNew, ReadConfig, Ttl, WriteConfig};
+pub use attr::{
+    Attr, DirEntry, DirMode, Entry, FileKind, HandleId, InodeNo, NewAttr, OpenedFile, SetAttr, StatFs,
+};
+pub use config::{
+    Allow, Exclusive, FsConfig, OnConflict, OwnerOfNew, ReadConfig, Symlinks, Ttl, WriteConfig,
+};
 pub use error::{Error, ErrorKind, Result};
 pub use filesystem::{Creation, Existing, FileSystem, Replace};
 pub use kernel::Kernel;

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use self::merge::{Hidden, Merger};
 use crate::error::{Error, Result};
 use crate::inode::Remote;
+use crate::link::LinkKeys;
 use crate::path;
 
 /// How many pages a listing may be ahead of its reader: enough that the next is always under way, few enough that attributes are still
@@ -172,7 +173,7 @@ impl Listing {
     /// Begins to list the directory `prefix`.
     pub(crate) fn start(
         bucket: Arc<dyn Bucket>,
-        prefix: KeyPrefix,
+        (prefix, links): (KeyPrefix, LinkKeys),
         runtime: &Handle,
         on_hidden: OnHidden,
     ) -> Arc<Self> {
@@ -185,7 +186,8 @@ impl Listing {
             readers: AtomicUsize::new(0),
         });
         let allowance = Arc::clone(&listing.allowance);
-        runtime.spawn(grow(Arc::downgrade(&listing), allowance, bucket, prefix, on_hidden));
+        let merger = Merger::new(prefix, bucket.traits(), links);
+        runtime.spawn(grow(Arc::downgrade(&listing), allowance, bucket, merger, on_hidden));
         listing
     }
 
@@ -315,10 +317,10 @@ async fn grow(
     listing: Weak<Listing>,
     allowance: Arc<Semaphore>,
     bucket: Arc<dyn Bucket>,
-    prefix: KeyPrefix,
+    mut merger: Merger,
     on_hidden: OnHidden,
 ) {
-    let mut merger = Merger::new(prefix.clone(), bucket.traits());
+    let prefix = merger.prefix().clone();
     let mut request = ListRequest::directory(prefix.clone());
     while let Ok(permit) = allowance.acquire().await {
         permit.forget();
@@ -356,7 +358,7 @@ impl Fragment {
     /// Why it could not be had.
     pub(crate) async fn fetch(
         bucket: &dyn Bucket,
-        prefix: &KeyPrefix,
+        (prefix, links): (&KeyPrefix, LinkKeys),
         after: Option<&str>,
         on_hidden: &OnHidden,
     ) -> Result<Self> {
@@ -367,7 +369,7 @@ impl Fragment {
             .list(request)
             .await
             .map_err(|e| Error::from_listing("lookup", e).with_name(prefix.as_str()))?;
-        let mut merger = Merger::new(prefix.clone(), bucket.traits());
+        let mut merger = Merger::new(prefix.clone(), bucket.traits(), links);
         let merged = merger.push(reply);
         merged.hidden.iter().for_each(|hidden| on_hidden(prefix, hidden));
         let page = Page { names: merged.names, upto: merged.upto, at, first_index: 0 };

@@ -56,7 +56,12 @@ pub(crate) fn check_new_name(name: &str) -> Result<(), ErrorKind> {
 
 /// The key of the file `name` in the directory `prefix`; `None` if it would be longer than any key.
 pub(crate) fn file_key(prefix: &KeyPrefix, name: &str) -> Option<ObjectKey> {
-    ObjectKey::new(format!("{}{name}", prefix.as_str())).ok()
+    key_with(prefix, name, "")
+}
+
+/// The key that is `name` with `suffix` in the directory `prefix`; `None` if it would be longer than any key.
+pub(crate) fn key_with(prefix: &KeyPrefix, name: &str, suffix: &str) -> Option<ObjectKey> {
+    ObjectKey::new(format!("{}{name}{suffix}", prefix.as_str())).ok()
 }
 
 /// The prefix of the directory `name` in the directory `prefix`.

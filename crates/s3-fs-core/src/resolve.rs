@@ -1,15 +1,17 @@
 //! Finds out what one name is, with the fewest requests that are correct.
 //!
-//! One LIST of the keys that begin with the name tells both whether it is a file and whether it is a directory. From the second such
+//! One LIST of the keys that begin with the name tells whether it is a file, a symbolic link or a directory. From the second such
 //! question in a directory within a second on, a page of the directory's own listing is fetched instead: it answers for the siblings too.
 
 use std::time::Duration;
 
-use sluicefs_s3_client::{Bucket, KeyPrefix, ListRequest};
+use sluicefs_s3_client::{Bucket, KeyPrefix, ListRequest, ObjectKey, ObjectMeta};
 use tokio::time::Instant;
 
+use crate::attr::FileKind;
 use crate::error::{Error, Result};
 use crate::inode::Remote;
+use crate::link::{self, LinkKeys};
 use crate::path;
 
 /// Look-ups closer together than this are taken for one program going through a directory.
@@ -86,20 +88,32 @@ fn stem(name: &str) -> Option<String> {
 ///
 /// # Errors
 /// What the store answered but "not found".
-pub(crate) async fn resolve(bucket: &dyn Bucket, prefix: &KeyPrefix, name: &str) -> Result<Option<Remote>> {
+pub(crate) async fn resolve(
+    bucket: &dyn Bucket,
+    (prefix, links): (&KeyPrefix, LinkKeys),
+    name: &str,
+) -> Result<Option<Remote>> {
     let Some(key) = path::file_key(prefix, name) else { return Ok(None) };
+    // What could not be the name of a file has no key either, or that of a link.
+    let file_key = (!link::is_reserved(name, links)).then_some(&key);
+    let link_key = match links.suffix(FileKind::Symlink) {
+        "" => None,
+        suffix => path::key_with(prefix, name, suffix),
+    };
     let directory = path::directory_prefix(prefix, name);
-    let fail = |error| Error::from_store("lookup", error).with_name(key.as_str());
     if !bucket.traits().ordered_listing {
         // Directory buckets list only prefixes that end in a delimiter.
-        let (head, is_directory) = tokio::join!(bucket.head(&key), has_keys(bucket, &directory));
+        let (file, link, is_directory) = tokio::join!(
+            object(bucket, file_key),
+            object(bucket, link_key.as_ref()),
+            has_keys(bucket, &directory)
+        );
         if is_directory? {
             return Ok(Some(Remote::Directory));
         }
-        return match head {
-            Ok(head) => Ok(Some(Remote::File(head.meta))),
-            Err(error) if error.kind() == sluicefs_s3_client::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(fail(error)),
+        return match file? {
+            Some(meta) => Ok(Some(Remote::Object(FileKind::File, meta))),
+            None => Ok(link?.map(|meta| Remote::Object(FileKind::Symlink, meta))),
         };
     }
     let request =
@@ -114,11 +128,32 @@ pub(crate) async fn resolve(bucket: &dyn Bucket, prefix: &KeyPrefix, name: &str)
         .last()
         .map(|object| object.key.as_str())
         .max(page.common_prefixes.last().map(KeyPrefix::as_str));
-    let came_to_directory = page.next.is_none() || last.is_some_and(|last| last > directory.as_str());
-    if !came_to_directory && has_keys(bucket, &directory).await? {
+    let came_to = |key: &str| page.next.is_none() || last.is_some_and(|last| last > key);
+    if !came_to(directory.as_str()) && has_keys(bucket, &directory).await? {
         return Ok(Some(Remote::Directory));
     }
-    Ok(page.objects.into_iter().find(|object| object.key == key).map(|object| Remote::File(object.meta)))
+    let came_to_link = link_key.as_ref().is_none_or(|key| came_to(key.as_str()));
+    let listed = |key: Option<&ObjectKey>| {
+        page.objects.iter().find(|object| Some(&object.key) == key).map(|object| object.meta.clone())
+    };
+    if let Some(meta) = listed(file_key) {
+        return Ok(Some(Remote::Object(FileKind::File, meta)));
+    }
+    let link = match listed(link_key.as_ref()) {
+        None if !came_to_link => object(bucket, link_key.as_ref()).await?,
+        listed => listed,
+    };
+    Ok(link.map(|meta| Remote::Object(FileKind::Symlink, meta)))
+}
+
+/// The object `key`, if there is such a key and one of that key.
+async fn object(bucket: &dyn Bucket, key: Option<&ObjectKey>) -> Result<Option<ObjectMeta>> {
+    let Some(key) = key else { return Ok(None) };
+    match bucket.head(key).await {
+        Ok(head) => Ok(Some(head.meta)),
+        Err(error) if error.kind() == sluicefs_s3_client::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::from_store("lookup", error).with_name(key.as_str())),
+    }
 }
 
 async fn has_keys(bucket: &dyn Bucket, prefix: &KeyPrefix) -> Result<bool> {
@@ -139,11 +174,13 @@ mod tests {
         for key in keys {
             bucket.put(key, "x");
         }
-        let found = resolve(&bucket, &KeyPrefix::new("d/"), name).await.unwrap();
+        let place = (&KeyPrefix::new("d/"), LinkKeys::Suffixed);
+        let found = resolve(&bucket, place, name).await.unwrap();
         let found = match found {
             None => "absent",
             Some(Remote::Directory) => "directory",
-            Some(Remote::File(_)) => "file",
+            Some(Remote::Object(FileKind::Symlink, _)) => "link",
+            Some(Remote::Object(..)) => "file",
         };
         assert_eq!(found, expected, "{name:?} among {keys:?}");
     }
@@ -156,15 +193,23 @@ mod tests {
         check(&["d/a", "d/a-b", "d/a/b"], "a", "directory").await;
         check(&["d/ab", "d/a-b", "e/a"], "a", "absent").await;
         check(&["d/a//"], "a", "directory").await;
+        check(&["d/a.rclonelink"], "a", "link").await;
+        check(&["d/a.rclonelink"], "a.rclonelink", "absent").await;
+        check(&["d/a", "d/a.rclonelink"], "a", "file").await;
+        check(&["d/a.rclonelink", "d/a/b"], "a", "directory").await;
     }
 
     #[tokio::test]
     async fn a_directory_is_seen_behind_many_names_that_begin_alike() {
         let keys: Vec<String> =
             (0..300).map(|i| format!("d/a-{i:03}")).chain(["d/a".into(), "d/a/b".into()]).collect();
-        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let mut keys: Vec<&str> = keys.iter().map(String::as_str).collect();
         check(&keys, "a", "directory").await;
         check(&keys[..301], "a", "file").await;
+        keys.truncate(300);
+        check(&keys, "a", "absent").await;
+        keys.push("d/a.rclonelink");
+        check(&keys, "a", "link").await;
     }
 
     #[tokio::test(start_paused = true)]

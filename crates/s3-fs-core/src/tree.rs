@@ -21,6 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::inode::Remote;
 use crate::inode::negative::NegativeCache;
 use crate::inode::table::{Change, InodeTable, Known};
+use crate::link::{self, LinkKeys};
 use crate::listing::cache::ListingCache;
 use crate::listing::merge::Hidden;
 use crate::listing::{At, Fragment, Listing, Named, OnHidden};
@@ -51,6 +52,7 @@ pub(crate) struct Tree {
     files: Arc<OpenFiles>,
     runtime: Handle,
     on_hidden: OnHidden,
+    links: LinkKeys,
     ttl: Duration,
     negative_ttl: Duration,
 }
@@ -72,6 +74,7 @@ impl Tree {
             files,
             runtime,
             on_hidden,
+            links: LinkKeys::of(config),
             ttl: config.metadata_ttl.duration(),
             negative_ttl: config.negative_ttl.duration(),
         }
@@ -158,7 +161,7 @@ impl Tree {
             }
         }
         let at = Instant::now();
-        let remote = resolve::resolve(&*self.bucket, prefix, name).await?;
+        let remote = resolve::resolve(&*self.bucket, (prefix, self.links), name).await?;
         Ok((at, remote.map(|remote| Named { name: Box::from(name), remote })))
     }
 
@@ -167,9 +170,10 @@ impl Tree {
         let fetch = || {
             let (bucket, listings) = (Arc::clone(&self.bucket), Arc::clone(&self.listings));
             let (prefix, after, on_hidden) = (prefix.clone(), after.clone(), Arc::clone(&self.on_hidden));
+            let links = self.links;
             let fetch = async move {
-                let fetched =
-                    Fragment::fetch(&*bucket, &prefix, after.as_deref(), &on_hidden).await.map(Arc::new);
+                let fetched = Fragment::fetch(&*bucket, (&prefix, links), after.as_deref(), &on_hidden).await;
+                let fetched = fetched.map(Arc::new);
                 listings.landed(dir, &after, fetched.as_ref().ok().cloned());
                 fetched
             };
@@ -202,10 +206,10 @@ impl Tree {
         if known.valid_until > now {
             return Ok(Entry { attr: known.attr, ttl: known.valid_until - now });
         }
-        if let Some((seen, Some(Named { remote: Remote::File(meta), .. }))) =
+        if let Some((seen, Some(Named { remote: remote @ Remote::Object(..), .. }))) =
             self.listings.find(known.parent, &known.name, now, self.ttl)
         {
-            self.take(ino, &meta, seen);
+            self.take(ino, &remote, seen);
         } else {
             self.refresh("getattr", ino).await?;
         }
@@ -236,11 +240,12 @@ impl Tree {
     ///
     /// Makes no request for a number that its name no longer has.
     pub(crate) async fn refresh(&self, operation: &'static str, ino: InodeNo) -> Result<Change> {
-        if self.table.known(operation, ino)?.is_replaced {
+        let known = self.table.known(operation, ino)?;
+        if known.is_replaced {
             return Ok(Change::Replaced);
         }
         let (at, meta) = self.head(operation, ino).await?;
-        Ok(self.take(ino, &meta, at))
+        Ok(self.take(ino, &Remote::Object(known.attr.kind, meta), at))
     }
 
     /// Asks the store for the file `ino`, of which a read found that it is another version; returns whether its handles go on with that.
@@ -265,20 +270,30 @@ impl Tree {
         }
     }
 
-    /// Takes the description of the file `ino`, `seen` then, unless newer is known.
-    fn take(&self, ino: InodeNo, meta: &ObjectMeta, seen: Instant) -> Change {
-        self.table.refresh(ino, meta, seen + self.ttl)
+    /// Takes the description of what has the name of the object `ino`, `seen` then, unless newer is known.
+    pub(crate) fn take(&self, ino: InodeNo, remote: &Remote, seen: Instant) -> Change {
+        self.table.refresh(ino, remote, seen + self.ttl)
     }
 
-    /// The key of the file `ino`.
+    /// The key of the object `ino`.
     pub(crate) fn key(&self, operation: &'static str, ino: InodeNo) -> Result<ObjectKey> {
         let known = self.table.known(operation, ino)?;
         if known.attr.kind == FileKind::Directory {
             return Err(Error::new(ErrorKind::IsADirectory, operation).with_name(&known.name));
         }
         let prefix = self.table.directory(operation, known.parent)?;
-        path::file_key(&prefix, &known.name)
+        self.key_of(&prefix, &known.name, known.attr.kind)
             .ok_or_else(|| Error::new(ErrorKind::NotFound, operation).with_name(&known.name))
+    }
+
+    /// The key of `name` in the directory `prefix`, if it is an object of this kind; `None` if it would be longer than any key.
+    pub(crate) fn key_of(&self, prefix: &KeyPrefix, name: &str, kind: FileKind) -> Option<ObjectKey> {
+        path::key_with(prefix, name, self.links.suffix(kind))
+    }
+
+    /// Whether no file may be called `name`, since its key would stand for a link.
+    pub(crate) fn is_reserved(&self, name: &str) -> bool {
+        link::is_reserved(name, self.links)
     }
 
     // === Directories ===
@@ -303,7 +318,8 @@ impl Tree {
         let fresh = self.listings.fresh_listing(ino, Instant::now(), self.ttl);
         fresh.unwrap_or_else(|| {
             let (bucket, on_hidden) = (Arc::clone(&self.bucket), Arc::clone(&self.on_hidden));
-            let listing = Listing::start(bucket, prefix.clone(), &self.runtime, on_hidden);
+            let place = (prefix.clone(), self.links);
+            let listing = Listing::start(bucket, place, &self.runtime, on_hidden);
             self.listings.insert_listing(ino, Arc::clone(&listing));
             listing
         })
@@ -460,7 +476,7 @@ fn report_once(bucket: Arc<str>) -> OnHidden {
         match hidden {
             Hidden::Shadowed(_) => {
                 tracing::warn!(
-                    "hidden: the object {key} has the name of a directory; rename one of them to see it"
+                    "hidden: the object {key} stands for the name of a directory, or of a file; rename one of them to see it"
                 );
             }
             Hidden::Illegal(_, reason) => {

@@ -127,10 +127,26 @@ pub(crate) struct FileArgs {
     /// The permission bits of files, in octal.
     #[arg(long, value_name = "MODE", value_parser = mode, default_value = "0644")]
     pub(crate) file_mode: u16,
+    /// Which symbolic links there are: inside, those with a relative target that stays below the mount point; any; or none. A link
+    /// called NAME is the object NAME.rclonelink, as rclone keeps it; with none, that object is a file. [default: inside; as mount-s3:
+    /// none]
+    #[arg(long, value_enum, value_name = "inside|any|none", hide_possible_values = true)]
+    pub(crate) allow_symlinks: Option<SymlinksArg>,
     /// Show what S3 knows of an object as extended attributes: user.s3.etag, user.s3.storage_class and more. Off by default, since
     /// ls -l then asks twice more for each file.
     #[arg(long)]
     pub(crate) xattr: bool,
+}
+
+/// `--allow-symlinks`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SymlinksArg {
+    /// Those that stay inside the mount.
+    Inside,
+    /// All.
+    Any,
+    /// None.
+    None,
 }
 
 /// What is kept, and how far reading runs ahead.

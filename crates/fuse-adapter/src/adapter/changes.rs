@@ -1,5 +1,7 @@
 //! Requests that change something: each decoded, done, and answered once.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -86,6 +88,16 @@ impl Core {
         self.made(self.fs.make_dir(inode(parent), &name, new).await, reply);
     }
 
+    pub(super) async fn symlink(
+        self: Arc<Self>,
+        (parent, name): (INodeNo, String),
+        target: OsString,
+        new: NewAttr,
+        reply: ReplyEntry,
+    ) {
+        self.made(self.fs.symlink(inode(parent), &name, target.as_bytes(), new).await, reply);
+    }
+
     fn made(&self, made: Result<Entry>, reply: ReplyEntry) {
         match made {
             Ok(entry) => reply.entry(&entry.ttl, &attributes(&entry.attr), GENERATION),
@@ -167,7 +179,7 @@ impl Core {
         }
     }
 
-    /// What there can be none of: links, for example.
+    /// What there can be none of: hard links.
     pub(super) fn no_links(&self) -> Errno {
         if self.fs.is_read_only() { Errno::EROFS } else { Errno::EPERM }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fuser::{AccessFlags, Errno, INodeNo, ReplyAttr, ReplyEmpty, ReplyEntry, ReplyXattr};
+use fuser::{AccessFlags, Errno, INodeNo, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyXattr};
 use sluicefs_core::ErrorKind;
 
 use super::{Core, GENERATION};
@@ -26,6 +26,13 @@ impl Core {
     pub(super) async fn getattr(self: Arc<Self>, ino: INodeNo, reply: ReplyAttr) {
         match self.fs.getattr(inode(ino)).await {
             Ok(entry) => reply.attr(&entry.ttl, &attributes(&entry.attr)),
+            Err(error) => reply.error(self.errors.errno(&error)),
+        }
+    }
+
+    pub(super) async fn readlink(self: Arc<Self>, ino: INodeNo, reply: ReplyData) {
+        match self.fs.read_link(inode(ino)).await {
+            Ok(target) => reply.data(&target),
             Err(error) => reply.error(self.errors.errno(&error)),
         }
     }

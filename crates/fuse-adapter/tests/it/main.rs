@@ -11,6 +11,7 @@
 mod directories;
 mod lengths;
 mod lifecycle;
+mod links;
 mod outside;
 mod read_only;
 mod reading;

@@ -391,12 +391,17 @@ fn what_is_made_belongs_to_its_maker() {
         (config.read_only, config.access) = (false, Access::Everyone);
     });
     shell(&mount, "chmod 777 .; mkdir shared; chown 0:50 shared; chmod 2777 shared");
-    let as_nobody = |script: &str| shell(&mount, &format!("setpriv --reuid 1000 --regid 100 --clear-groups sh -c '{script}'"));
+    let as_nobody = |script: &str| {
+        shell(&mount, &format!("setpriv --reuid 1000 --regid 100 --clear-groups sh -c '{script}'"))
+    };
     as_nobody("umask 022; touch f; mkdir d; touch shared/f; mkdir shared/d");
     let shown = shell(&mount, "stat -c '%u:%g %a' f d shared/f shared/d outside");
     assert_eq!(shown, "1000:100 644\n1000:100 755\n1000:50 644\n1000:50 2755\n0:0 644\n");
     shell(&mount, "chmod 1777 shared");
-    shell(&mount, "touch shared/roots; ! setpriv --reuid 1000 --regid 100 --clear-groups rm -f shared/roots 2>/dev/null");
+    shell(
+        &mount,
+        "touch shared/roots; ! setpriv --reuid 1000 --regid 100 --clear-groups rm -f shared/roots 2>/dev/null",
+    );
     as_nobody("rm shared/f; chmod 4755 f");
     assert_eq!(shell(&mount, "stat -c %a f"), "4755\n");
     as_nobody("echo more >> f");

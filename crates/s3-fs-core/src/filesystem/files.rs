@@ -7,7 +7,7 @@ use sluicefs_s3_client::{ObjectKey, ObjectMeta, Payload, PutRequest, StorageClas
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{FileSystem, Handle};
-use crate::attr::{Entry, HandleId, InodeNo, NewAttr, OpenedFile, SetAttr};
+use crate::attr::{Entry, FileKind, HandleId, InodeNo, NewAttr, OpenedFile, SetAttr};
 use crate::clock;
 use crate::config::Exclusive;
 use crate::error::{Error, ErrorKind, Result};
@@ -72,6 +72,7 @@ impl FileSystem {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
+        self.may_be_file("create", name)?;
         let key = || {
             let prefix = self.tree.table.directory("create", parent)?;
             let too_long = || Error::new(ErrorKind::NameTooLong, "create").with_name(name);
@@ -98,7 +99,8 @@ impl FileSystem {
         }
         let is_stored = meta.etag.is_some();
         let known = is_stored.then(Instant::now);
-        let entry = self.tree.create(parent, name, &Remote::File(meta.clone()), known)?;
+        let remote = Remote::Object(FileKind::File, meta.clone());
+        let entry = self.tree.create(parent, name, &remote, known)?;
         let ino = entry.attr.ino;
         let draft = Draft::new(Arc::clone(&self.writes), ino, key.clone(), is_stored.then_some(&meta));
         if !is_stored && creation != Creation::OrOpen(Existing::Truncate) {

@@ -15,7 +15,7 @@ use sluicefs_s3_client::{
 use tokio::time::Instant;
 
 use super::FileSystem;
-use crate::attr::InodeNo;
+use crate::attr::{FileKind, InodeNo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::inode::{Remote, is_same_version};
 use crate::path;
@@ -112,7 +112,7 @@ impl FileSystem {
         if let Some(target) = &target {
             self.leave_nameless(target).await?;
         }
-        match (self.move_file(source, from, to, replace).await, target) {
+        match (self.move_file(source, from, to, (target.as_ref(), replace)).await, target) {
             (Err(Unmoved::Untouched(error)), target) => {
                 if let Some(target) = target {
                     self.regain_name(target.ino).await;
@@ -134,9 +134,12 @@ impl FileSystem {
         source: &Target,
         from: (InodeNo, &str),
         to: (InodeNo, &str),
-        replace: Replace,
+        (target, replace): (Option<&Target>, Replace),
     ) -> Result<(), Unmoved> {
-        let ino = source.ino;
+        let (ino, kind) = (source.ino, source.known.attr.kind);
+        if kind == FileKind::File {
+            self.may_be_file("rename", to.1)?;
+        }
         let (key, new_key, _stays) = self.keys_that_stay(ino, to).await?;
         // Nothing of the file is sent to its old key from here on.
         let draft = self.writers.draft(ino);
@@ -149,8 +152,15 @@ impl FileSystem {
             Replace::Forbidden if self.bucket.traits().conditional_writes => WriteCondition::Absent,
             _ => WriteCondition::Any,
         };
-        let meta = self.move_object((ino, &old), &key, &new_key, condition, to).await?;
-        self.tree.moved(ino, from, to, Remote::File(meta.clone())).map_err(Unmoved::Copied)?;
+        // A file and a link of one name are two objects.
+        let displaced = match target {
+            Some(target) => Some(self.tree.key("rename", target.ino)?).filter(|key| *key != new_key),
+            None => None,
+        };
+        let keys = (&key, &new_key, displaced.as_ref());
+        let meta = self.move_object((ino, Remote::Object(kind, old)), keys, condition, to).await?;
+        let remote = Remote::Object(kind, meta.clone());
+        self.tree.moved(ino, from, to, remote).map_err(Unmoved::Copied)?;
         self.tree.committed(ino, meta.clone());
         self.files.moved(ino, new_key.clone(), &meta);
         // Somebody may have begun to write it meanwhile.
@@ -173,10 +183,9 @@ impl FileSystem {
         let keys = || {
             let prefix = self.tree.table.directory("rename", to.0)?;
             let too_long = || Error::new(ErrorKind::NameTooLong, "rename").with_name(to.1);
-            Ok::<_, Error>((
-                self.tree.key("rename", ino)?,
-                path::file_key(&prefix, to.1).ok_or_else(too_long)?,
-            ))
+            let kind = self.tree.table.known("rename", ino)?.attr.kind;
+            let new_key = self.tree.key_of(&prefix, to.1, kind).ok_or_else(too_long)?;
+            Ok::<_, Error>((self.tree.key("rename", ino)?, new_key))
         };
         loop {
             let (key, new_key) = keys()?;
@@ -187,15 +196,25 @@ impl FileSystem {
         }
     }
 
-    /// Moves the object `meta` of the file `ino`; returns what it is then. Whoever reads it goes on with the copy before the old one is gone.
+    /// Moves the object of `ino`, and removes the one that it displaces under another key; returns what it is then. Whoever reads it goes on
+    /// with the copy before the old one is gone.
     async fn move_object(
         &self,
-        (ino, meta): (InodeNo, &ObjectMeta),
-        source: &ObjectKey,
-        target: &ObjectKey,
+        (ino, remote): (InodeNo, Remote),
+        (source, target, displaced): (&ObjectKey, &ObjectKey, Option<&ObjectKey>),
         condition: WriteCondition,
         to: (InodeNo, &str),
     ) -> Result<ObjectMeta, Unmoved> {
+        let kind = remote.kind();
+        let Remote::Object(_, meta) = remote else {
+            return Err(Error::new(ErrorKind::IsADirectory, "rename").with_name(source.as_str()).into());
+        };
+        let gone = || async {
+            match displaced {
+                Some(displaced) => self.delete("rename", displaced).await,
+                None => Ok(()),
+            }
+        };
         if self.bucket.traits().rename {
             let request = RenameRequest {
                 source: source.clone(),
@@ -205,14 +224,19 @@ impl FileSystem {
             };
             let renamed = self.bucket.rename(request).await;
             renamed.map_err(|error| copy_error(error, &condition, source))?;
-            return Ok(meta.clone());
+            gone().await.map_err(Unmoved::Copied)?;
+            return Ok(meta);
         }
-        let etag = self.copy_object(source, meta, target, condition).await?;
+        let etag = self.copy_object(source, &meta, target, condition).await?;
         let copy = ObjectMeta { etag: etag.or(meta.etag.clone()), ..meta.clone() };
         self.files.moved(ino, target.clone(), &copy);
-        if let Err(error) = self.delete("rename", source).await {
-            self.files.moved(ino, source.clone(), meta);
-            self.tree.made(to.0, to.1, Remote::File(copy), Some(Instant::now()));
+        let removed = match gone().await {
+            Ok(()) => self.delete("rename", source).await,
+            error => error,
+        };
+        if let Err(error) = removed {
+            self.files.moved(ino, source.clone(), &meta);
+            self.tree.made(to.0, to.1, Remote::Object(kind, copy), Some(Instant::now()));
             return Err(Unmoved::Copied(error));
         }
         Ok(copy)

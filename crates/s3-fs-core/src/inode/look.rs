@@ -36,10 +36,13 @@ impl Look {
     }
 
     /// The attributes of what the store describes as `meta`, or of a directory.
-    pub(super) fn attr(&self, ino: InodeNo, meta: Option<&ObjectMeta>) -> Attr {
-        let (kind, size, mtime, mode) = match meta {
-            Some(meta) => (FileKind::File, meta.size, meta.last_modified, self.file_mode),
-            None => (FileKind::Directory, 0, self.started, self.dir_mode),
+    pub(super) fn attr(&self, ino: InodeNo, kind: FileKind, meta: Option<&ObjectMeta>) -> Attr {
+        let (size, mtime) = meta.map_or((0, self.started), |meta| (meta.size, meta.last_modified));
+        let mode = match kind {
+            FileKind::Directory => self.dir_mode,
+            FileKind::File => self.file_mode,
+            // Linux looks at no permissions of links (symlink(7)).
+            FileKind::Symlink => 0o777,
         };
         let (atime, ctime) = (mtime, mtime);
         Attr { ino, kind, size, atime, mtime, ctime, mode, nlink: 1, uid: self.uid, gid: self.gid }
@@ -49,9 +52,9 @@ impl Look {
     pub(super) fn of(&self, ino: InodeNo, inode: &Inode) -> Attr {
         let meta = match &inode.node {
             Node::Directory(_) => None,
-            Node::File(meta) => Some(meta),
+            Node::Object(_, meta) => Some(meta),
         };
-        let mut attr = self.attr(ino, meta);
+        let mut attr = self.attr(ino, inode.node.kind(), meta);
         if let Some(written) = &inode.written {
             (attr.size, attr.mtime) = written.attributes();
             (attr.atime, attr.ctime) = (attr.mtime, attr.mtime);

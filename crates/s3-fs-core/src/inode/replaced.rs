@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 use sluicefs_s3_client::ObjectMeta;
 use tokio::time::Instant;
 
-use crate::attr::InodeNo;
+use crate::attr::{FileKind, InodeNo};
 
 /// At most so many names are remembered. The oldest then goes back to its first number, unless that is still in use.
 const MAX_NAMES: usize = 16_384;
@@ -20,7 +20,7 @@ pub(super) struct Successor {
     /// Its number.
     pub(super) ino: InodeNo,
     /// Its object as it was when the number was given: the look-up that comes next need not ask again.
-    pub(super) meta: Option<ObjectMeta>,
+    pub(super) object: Option<(FileKind, ObjectMeta)>,
     /// Until when that may be told.
     pub(super) valid_until: Instant,
 }
@@ -81,7 +81,7 @@ mod tests {
             last_modified: Timestamp { secs: 0, nanos: 0 },
             storage_class: StorageClass::Standard,
         };
-        Successor { ino: InodeNo(number), meta: Some(meta), valid_until: Instant::now() }
+        Successor { ino: InodeNo(number), object: Some((FileKind::File, meta)), valid_until: Instant::now() }
     }
 
     #[tokio::test(start_paused = true)]

@@ -50,7 +50,7 @@ pub(crate) struct Known {
     pub(crate) valid_until: Instant,
     pub(crate) parent: InodeNo,
     pub(crate) name: Box<str>,
-    /// The object, if it is a file.
+    /// The object, if it is one.
     pub(crate) meta: Option<ObjectMeta>,
     /// The name has another number by now; this is what its former owner was.
     pub(crate) is_replaced: bool,
@@ -88,7 +88,7 @@ impl InodeTable {
         let inode = state.inodes.get(&ino).ok_or_else(|| Error::new(ErrorKind::BadHandle, operation))?;
         let meta = match &inode.node {
             Node::Directory(_) => None,
-            Node::File(meta) => Some(meta.clone()),
+            Node::Object(_, meta) => Some(meta.clone()),
         };
         Ok(Known {
             attr: self.look.of(ino, inode),
@@ -118,7 +118,7 @@ impl InodeTable {
     pub(crate) fn directory(&self, operation: &'static str, ino: InodeNo) -> Result<KeyPrefix> {
         match self.state.read().inodes.get(&ino).map(|inode| &inode.node) {
             Some(Node::Directory(prefix)) => Ok(prefix.clone()),
-            Some(Node::File(_)) => Err(Error::new(ErrorKind::NotADirectory, operation)),
+            Some(Node::Object(..)) => Err(Error::new(ErrorKind::NotADirectory, operation)),
             None => Err(Error::new(ErrorKind::BadHandle, operation)),
         }
     }
@@ -142,7 +142,8 @@ impl InodeTable {
         if state.inodes.contains_key(&ino) || !state.inodes.contains_key(&parent) {
             return None;
         }
-        let node = Node::File(successor.meta.clone()?);
+        let (kind, meta) = successor.object.clone()?;
+        let node = Node::Object(kind, meta);
         let mut inode = Inode::new(parent, name, node, successor.valid_until);
         inode.lookups = 1;
         let entry = self.look.entry(ino, &inode, now);
@@ -152,11 +153,8 @@ impl InodeTable {
 
     /// What a listing's entry looks like, whether or not the table has it.
     pub(crate) fn describe(&self, parent: InodeNo, name: &str, remote: &Remote) -> Entry {
-        let (kind, meta) = match remote {
-            Remote::Directory => (FileKind::Directory, None),
-            Remote::File(meta) => (FileKind::File, Some(meta)),
-        };
-        Entry { attr: self.look.attr(self.number_of(parent, name, kind), meta), ttl: Duration::ZERO }
+        let ino = self.number_of(parent, name, remote.kind());
+        Entry { attr: self.look.attr(ino, remote.kind(), remote.meta()), ttl: Duration::ZERO }
     }
 
     /// The number that `name` has or would have.
@@ -186,11 +184,11 @@ impl InodeTable {
         }
         let mut ino = self.number(&state, parent, name, kind);
         let change = match state.inodes.get_mut(&ino) {
-            Some(inode) => inode.take(ino, remote.meta(), valid_until, &*self.versions),
+            Some(inode) => inode.take(ino, remote, valid_until, &*self.versions),
             None => Change::None,
         };
         if let (Change::Replaced, Some(meta)) = (change, remote.meta()) {
-            ino = self.renumber(&mut state, (parent, name), meta, valid_until);
+            ino = self.renumber(&mut state, (parent, name), (kind, meta), valid_until);
         }
         let mut new = None;
         let inode = match state.inodes.get_mut(&ino) {
@@ -205,17 +203,17 @@ impl InodeTable {
         Ok(accepted)
     }
 
-    /// Takes a newer description of the file `ino` from the store, if it is still known.
-    pub(crate) fn refresh(&self, ino: InodeNo, meta: &ObjectMeta, valid_until: Instant) -> Change {
+    /// Takes a newer description of what has the name of the object `ino` from the store, if it is still known.
+    pub(crate) fn refresh(&self, ino: InodeNo, remote: &Remote, valid_until: Instant) -> Change {
         let mut state = self.state.write();
         let Some(inode) = state.inodes.get_mut(&ino) else { return Change::None };
         if inode.is_replaced {
             return Change::Replaced;
         }
-        let change = inode.take(ino, Some(meta), valid_until, &*self.versions);
-        if change == Change::Replaced {
+        let change = inode.take(ino, remote, valid_until, &*self.versions);
+        if let (Change::Replaced, Some(meta)) = (change, remote.meta()) {
             let (parent, name) = (inode.parent, inode.name.clone());
-            self.renumber(&mut state, (parent, &name), meta, valid_until);
+            self.renumber(&mut state, (parent, &name), (remote.kind(), meta), valid_until);
         }
         change
     }
@@ -227,7 +225,7 @@ impl InodeTable {
             return false;
         };
         if self.versions.move_on(ino, meta) {
-            inode.node = Node::File(meta.clone());
+            inode.node = Node::Object(FileKind::File, meta.clone());
             inode.valid_until = inode.valid_until.max(valid_until);
             return true;
         }
@@ -235,7 +233,7 @@ impl InodeTable {
             inode.is_replaced = true;
             inode.is_outdated = true;
             let (parent, name) = (inode.parent, inode.name.clone());
-            self.renumber(&mut state, (parent, &name), meta, valid_until);
+            self.renumber(&mut state, (parent, &name), (FileKind::File, meta), valid_until);
         }
         false
     }
@@ -244,20 +242,21 @@ impl InodeTable {
     pub(crate) fn commit(&self, ino: InodeNo, meta: ObjectMeta, valid_until: Instant) {
         let mut state = self.state.write();
         let Some(inode) = state.inodes.get(&ino) else { return };
-        let (parent, name) = (inode.parent, inode.name.clone());
-        let current = self.number(&state, parent, &name, FileKind::File);
+        let (parent, name, kind) = (inode.parent, inode.name.clone(), inode.node.kind());
+        let current = self.number(&state, parent, &name, kind);
         if current != ino {
             if let Some(other) = state.inodes.get_mut(&current) {
                 other.is_replaced = true;
             }
-            let first = self.first_number(parent, &name, FileKind::File);
-            state.replaced.insert(first, Successor { ino, meta: Some(meta.clone()), valid_until });
+            let first = self.first_number(parent, &name, kind);
+            let object = Some((kind, meta.clone()));
+            state.replaced.insert(first, Successor { ino, object, valid_until });
         }
         self.versions.commit(ino, &meta);
         if let Some(inode) = state.inodes.get_mut(&ino) {
             inode.is_replaced = false;
             inode.is_own_version = true;
-            inode.node = Node::File(meta);
+            inode.node = Node::Object(kind, meta);
             inode.valid_until = valid_until;
         }
     }
@@ -316,7 +315,7 @@ impl InodeTable {
                         if i.is_replaced
                             || i.parent != parent
                             || *i.name != *name
-                            || i.node.kind() != kind => {}
+                            || is_directory(i.node.kind()) != is_directory(kind) => {}
                     _ => return ino,
                 }
             }
@@ -324,9 +323,9 @@ impl InodeTable {
         }
     }
 
-    /// The number of `name` until it is replaced, if no other name has it.
+    /// The number of `name` until it is replaced, if no other name has it. What is no directory has the same, whatever it is.
     fn first_number(&self, parent: InodeNo, name: &str, kind: FileKind) -> InodeNo {
-        InodeNo(self.numbers.hash_one((parent.0, name, kind == FileKind::Directory)))
+        InodeNo(self.numbers.hash_one((parent.0, name, is_directory(kind))))
     }
 
     /// Gives the file `name` a further number, for another version of its object.
@@ -334,10 +333,10 @@ impl InodeTable {
         &self,
         state: &mut State,
         (parent, name): (InodeNo, &str),
-        meta: &ObjectMeta,
+        (kind, meta): (FileKind, &ObjectMeta),
         valid_until: Instant,
     ) -> InodeNo {
-        let first = self.first_number(parent, name, FileKind::File);
+        let first = self.first_number(parent, name, kind);
         let ino = loop {
             state.further += 1;
             let ino = InodeNo(self.numbers.hash_one((first.0, state.further)));
@@ -345,7 +344,8 @@ impl InodeTable {
                 break ino;
             }
         };
-        state.replaced.insert(first, Successor { ino, meta: Some(meta.clone()), valid_until });
+        let object = Some((kind, meta.clone()));
+        state.replaced.insert(first, Successor { ino, object, valid_until });
         ino
     }
 
@@ -362,13 +362,13 @@ impl InodeTable {
         };
         let (node, valid_until) = match remote {
             Remote::Directory => (Node::Directory(path::directory_prefix(prefix, name)), valid_until),
-            Remote::File(meta) => {
+            Remote::Object(kind, meta) => {
                 // What was seen when the number was given may be newer.
-                let first = self.first_number(parent, name, FileKind::File);
+                let first = self.first_number(parent, name, *kind);
                 let newer = state.replaced.get(first).filter(|s| s.ino == ino && s.valid_until > valid_until);
-                let newer = newer.and_then(|s| Some((s.meta.as_ref()?, s.valid_until)));
-                let (meta, valid_until) = newer.unwrap_or((meta, valid_until));
-                (Node::File(meta.clone()), valid_until)
+                let newer = newer.and_then(|s| Some((s.object.clone()?, s.valid_until)));
+                let ((kind, meta), valid_until) = newer.unwrap_or(((*kind, meta.clone()), valid_until));
+                (Node::Object(kind, meta), valid_until)
             }
         };
         Ok(Inode::new(parent, name, node, valid_until))
@@ -402,6 +402,7 @@ impl Inode {
             node,
             written: None,
             is_own_version: false,
+            target: None,
             given: None,
         })
     }
@@ -411,11 +412,11 @@ impl Inode {
         self.written.is_none() && (!self.is_replaced || self.is_outdated)
     }
 
-    /// Takes the store's word on the inode `ino`, the file `seen` or a directory, unless its name needs another number for that.
+    /// Takes the store's word on the inode `ino`, unless its name needs another number for that.
     fn take(
         &mut self,
         ino: InodeNo,
-        seen: Option<&ObjectMeta>,
+        remote: &Remote,
         valid_until: Instant,
         versions: &dyn Versions,
     ) -> Change {
@@ -424,10 +425,15 @@ impl Inode {
             return Change::Outdated;
         }
         let mut change = Change::None;
-        if let (Node::File(known), Some(seen)) = (&mut self.node, seen) {
+        if let (Node::Object(kind, known), Remote::Object(seen_kind, seen)) = (&mut self.node, remote) {
             // When the length of an inode changes, the kernel cuts off pages and drops them, at a time of its own: bytes that were read
             // since may turn into zeros. So a number stands for one length, except where a read is under way.
-            let follow = if known.size == seen.size { versions.follow(ino, seen) } else { Follow::Parts };
+            // What is no file stands for one version alone, and so does what was one.
+            let follow = match *kind == *seen_kind && known.size == seen.size {
+                true if *kind == FileKind::File => versions.follow(ino, seen),
+                true if is_same_version(known, seen) => Follow::Same,
+                _ => Follow::Parts,
+            };
             change = match follow {
                 Follow::Parts => {
                     self.is_replaced = true;
@@ -458,17 +464,17 @@ impl Inode {
 // === impl Remote ===
 
 impl Remote {
-    fn kind(&self) -> FileKind {
+    pub(crate) fn kind(&self) -> FileKind {
         match self {
             Self::Directory => FileKind::Directory,
-            Self::File(_) => FileKind::File,
+            Self::Object(kind, _) => *kind,
         }
     }
 
     fn meta(&self) -> Option<&ObjectMeta> {
         match self {
             Self::Directory => None,
-            Self::File(meta) => Some(meta),
+            Self::Object(_, meta) => Some(meta),
         }
     }
 }
@@ -476,19 +482,21 @@ impl Remote {
 // === impl Node ===
 
 impl Node {
-    fn kind(&self) -> FileKind {
+    pub(super) fn kind(&self) -> FileKind {
         match self {
             Self::Directory(_) => FileKind::Directory,
-            Self::File(_) => FileKind::File,
+            Self::Object(kind, _) => *kind,
         }
     }
 }
 
+fn is_directory(kind: FileKind) -> bool {
+    kind == FileKind::Directory
+}
+
+/// One of the kinds whose numbers differ from that of `kind`.
 fn other_kind(kind: FileKind) -> FileKind {
-    match kind {
-        FileKind::Directory => FileKind::File,
-        FileKind::File => FileKind::Directory,
-    }
+    if is_directory(kind) { FileKind::File } else { FileKind::Directory }
 }
 
 #[cfg(test)]

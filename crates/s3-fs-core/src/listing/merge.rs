@@ -1,19 +1,21 @@
-//! Turns pages of keys and common prefixes into names of files and directories.
+//! Turns pages of keys and common prefixes into names of files, links and directories.
 //!
-//! Three difficulties live here. (1) A file `a` and a directory `a/` may both be listed, pages apart, and the directory wins:
-//! a file is held back until the listing has come to `a/`. (2) Parts of keys that cannot be file names (`a//b`, `..`, over 255 bytes)
+//! Three difficulties live here. (1) A file `a`, a link `a.rclonelink` and a directory `a/` may all be listed, pages apart; the directory
+//! wins, else the file: both are held back until the listing has come to `a/`. (2) Parts of keys that cannot be file names (`a//b`, `..`, over 255 bytes)
 //! must never reach the kernel. (3) Buckets that do not sort their listings are sure of nothing before the end.
 
-use sluicefs_s3_client::{BucketTraits, KeyPrefix, ListPage, ListedObject, ObjectMeta};
+use sluicefs_s3_client::{BucketTraits, KeyPrefix, ListPage, ListedObject};
 
 use super::Named;
+use crate::attr::FileKind;
 use crate::inode::Remote;
+use crate::link::LinkKeys;
 use crate::path::{self, IllegalName};
 
 /// A name that cannot be shown, to be reported once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Hidden {
-    /// A file whose name is a directory's too.
+    /// The key of a file or link whose name something else has.
     Shadowed(Box<str>),
     /// Not a file name.
     Illegal(Box<str>, IllegalName),
@@ -36,6 +38,7 @@ pub(crate) struct Merged {
 #[derive(Debug)]
 pub(crate) struct Merger {
     prefix: KeyPrefix,
+    links: LinkKeys,
     ordered: bool,
     /// Names that a later key may still change.
     held_back: Vec<Named>,
@@ -45,8 +48,14 @@ pub(crate) struct Merger {
 
 impl Merger {
     /// Begins with the first page of `prefix`.
-    pub(crate) fn new(prefix: KeyPrefix, traits: BucketTraits) -> Self {
-        Self { prefix, ordered: traits.ordered_listing, held_back: Vec::new(), watermark: Box::from("") }
+    pub(crate) fn new(prefix: KeyPrefix, traits: BucketTraits, links: LinkKeys) -> Self {
+        let ordered = traits.ordered_listing;
+        Self { prefix, links, ordered, held_back: Vec::new(), watermark: Box::from("") }
+    }
+
+    /// What it lists.
+    pub(crate) fn prefix(&self) -> &KeyPrefix {
+        &self.prefix
     }
 
     /// Takes the next page.
@@ -69,7 +78,8 @@ impl Merger {
         for (name, meta) in files {
             // The key of the directory itself is no name in it.
             if !name.is_empty() {
-                self.hold(name, Remote::File(meta), &mut merged.hidden);
+                let (name, kind) = self.links.name_of(&name);
+                self.hold(Box::from(name), Remote::Object(kind, meta), &mut merged.hidden);
             }
         }
         for common in &page.common_prefixes {
@@ -82,12 +92,13 @@ impl Merger {
             }
         }
         // Two sorted runs follow each other here: the sort takes linear time.
-        self.held_back
-            .sort_by(|a, b| path::name_order(&a.name, &b.name).then_with(|| directories_first(a, b)));
+        self.held_back.sort_by(|a, b| path::name_order(&a.name, &b.name).then_with(|| rank(a).cmp(&rank(b))));
+        let links = self.links;
         self.held_back.dedup_by(|later, kept| {
             let same = later.name == kept.name;
             if same && later.remote != Remote::Directory {
-                merged.hidden.push(Hidden::Shadowed(later.name.clone()));
+                let key = format!("{}{}", later.name, links.suffix(later.remote.kind()));
+                merged.hidden.push(Hidden::Shadowed(key.into()));
             }
             same
         });
@@ -111,14 +122,18 @@ impl Merger {
     }
 }
 
-fn directories_first(a: &Named, b: &Named) -> std::cmp::Ordering {
-    let is_file = |named: &Named| matches!(named.remote, Remote::File(ObjectMeta { .. }));
-    is_file(a).cmp(&is_file(b))
+/// Of those with one name, the first is shown.
+fn rank(named: &Named) -> u8 {
+    match named.remote.kind() {
+        FileKind::Directory => 0,
+        FileKind::File => 1,
+        FileKind::Symlink => 2,
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use sluicefs_s3_client::{ContinuationToken, ObjectKey, StorageClass, Timestamp};
+    use sluicefs_s3_client::{ContinuationToken, ObjectKey, ObjectMeta, StorageClass, Timestamp};
 
     use super::*;
 
@@ -145,13 +160,15 @@ mod tests {
         let mut merger = Merger::new(
             KeyPrefix::new("d/"),
             BucketTraits { ordered_listing: ordered, ..BucketTraits::default() },
+            LinkKeys::Suffixed,
         );
         let mut seen = Vec::new();
         for (i, keys) in pages.iter().enumerate() {
             let merged = merger.push(page(keys, i + 1 < pages.len()));
             let names = merged.names.iter().map(|n| match n.remote {
                 Remote::Directory => format!("{}/", n.name),
-                Remote::File(_) => n.name.to_string(),
+                Remote::Object(FileKind::Symlink, _) => format!("{}@", n.name),
+                Remote::Object(..) => n.name.to_string(),
             });
             let hidden = merged.hidden.iter().map(|h| match h {
                 Hidden::Shadowed(name) => format!("shadowed:{name}"),
@@ -180,6 +197,19 @@ mod tests {
     fn a_directory_shadows_a_file_even_pages_later() {
         check(true, &[&["d/a"], &["d/a-b", "d/a/"], &["d/b"]], &["<=a", "a-b a/ shadowed:a <=a/", "b end"]);
         check(true, &[&["d/a", "d/a/"]], &["a/ shadowed:a end"]);
+    }
+
+    #[test]
+    fn a_link_has_its_name_without_the_suffix_and_gives_way_to_files_and_directories() {
+        check(true, &[&["d/a.rclonelink", "d/b"]], &["a@ b end"]);
+        check(true, &[&["d/a.rclonelink"], &["d/a.txt", "d/b"]], &["<=a.rclonelink", "a.txt a@ b end"]);
+        check(true, &[&["d/a", "d/a-b", "d/a.rclonelink"]], &["a-b a shadowed:a.rclonelink end"]);
+        check(
+            true,
+            &[&["d/a", "d/a.rclonelink"], &["d/a/"]],
+            &["shadowed:a.rclonelink <=a.rclonelink", "a/ shadowed:a end"],
+        );
+        check(false, &[&["d/a.rclonelink"], &["d/a"]], &["<=", "a shadowed:a.rclonelink end"]);
     }
 
     #[test]

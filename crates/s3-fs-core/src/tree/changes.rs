@@ -7,8 +7,8 @@ use super::Tree;
 use crate::attr::{DirEntry, DirMode, Entry, FileKind, InodeNo};
 use crate::clock;
 use crate::error::Result;
-use crate::inode::{GivenAttr, Remote};
 use crate::inode::table::Known;
+use crate::inode::{GivenAttr, Remote};
 use crate::listing::{Listing, Named};
 use crate::local::Extra;
 use crate::path;
@@ -109,7 +109,7 @@ impl Tree {
         let now = Instant::now();
         self.table.commit(ino, meta.clone(), now + self.ttl);
         if let Ok(known) = self.table.known("fsync", ino) {
-            self.made(known.parent, &known.name, Remote::File(meta), Some(now));
+            self.made(known.parent, &known.name, Remote::Object(known.attr.kind, meta), Some(now));
         }
     }
 

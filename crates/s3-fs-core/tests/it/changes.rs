@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use sluicefs_core::{
-    Creation, ErrorKind, Existing, FileSystem, FsConfig, HandleId, InodeNo, ReadConfig, Replace,
+    Creation, ErrorKind, Existing, FileSystem, FsConfig, HandleId, InodeNo, NewAttr, ReadConfig, Replace,
 };
 use sluicefs_s3_client::testing::{Fault, FaultBucket, MemoryBucket, Operation, Rule, When};
 use sluicefs_s3_client::{self as s3, ByteRange};
+
+const NEW: NewAttr = NewAttr { mode: 0o755, uid: 0, gid: 0 };
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -165,8 +167,8 @@ async fn changes_below_a_directory_that_moves_come_after_it() {
     let fs = &rig.fs;
     let (renamed, claimed, made, removed, moved) = tokio::join!(
         renamed,
-        fs.create(dir, "claimed", 0o644, Creation::Exclusive),
-        fs.make_dir(dir, "made", 0o755),
+        fs.create(dir, "claimed", NEW, Creation::Exclusive),
+        fs.make_dir(dir, "made", NEW),
         fs.unlink(dir, "gone"),
         fs.rename((dir, "moved"), (dir, "again"), Replace::Allowed),
     );
@@ -185,7 +187,7 @@ async fn changes_below_a_directory_that_moves_come_after_it() {
 async fn a_new_file_does_not_overwrite_what_others_made_of_its_name() {
     let rig = Rig::new(&[]);
     let keep = Creation::OrOpen(Existing::Keep);
-    let (_, opened) = rig.fs.create(InodeNo::ROOT, "log", 0o644, keep).await.unwrap();
+    let (_, opened) = rig.fs.create(InodeNo::ROOT, "log", NEW, keep).await.unwrap();
     rig.fs.write(opened.handle, 0, b"a line").await.unwrap();
     rig.store.put("log", "somebody else's");
     assert_eq!(rig.fs.flush(opened.handle).await.unwrap_err().kind(), ErrorKind::Stale);
@@ -196,7 +198,7 @@ async fn a_new_file_does_not_overwrite_what_others_made_of_its_name() {
 async fn an_inode_stays_until_what_was_written_is_stored() {
     let rig = Rig::new(&[]);
     let (entry, opened) =
-        rig.fs.create(InodeNo::ROOT, "f", 0o644, Creation::OrOpen(Existing::Truncate)).await.unwrap();
+        rig.fs.create(InodeNo::ROOT, "f", NEW, Creation::OrOpen(Existing::Truncate)).await.unwrap();
     rig.fs.write(opened.handle, 0, b"content").await.unwrap();
     // close(2) failed, or was never called; then the kernel forgets the file.
     rig.fs.release(opened.handle);

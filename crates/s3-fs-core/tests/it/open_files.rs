@@ -6,7 +6,9 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use sluicefs_core::{Creation, DirMode, ErrorKind, Existing, FileSystem, FsConfig, InodeNo, Kernel, NewAttr, Ttl};
+use sluicefs_core::{
+    Creation, DirMode, ErrorKind, Existing, FileSystem, FsConfig, InodeNo, Kernel, NewAttr, Ttl,
+};
 use sluicefs_s3_client::testing::{Fault, FaultBucket, MemoryBucket, Operation, Rule, When};
 use sluicefs_s3_client::{self as s3, ByteRange};
 
@@ -335,7 +337,14 @@ async fn a_new_file_that_could_not_be_written_is_not_there() {
     let refused = Fault::Fail(s3::Error::new(s3::ErrorKind::Forbidden, "put"));
     bucket.plan().add(Rule::new(refused).on(Operation::Put).when(When::First(2)));
     let fs = FileSystem::new(Arc::new(bucket), FsConfig::default()).unwrap();
-    let create = || fs.create(InodeNo::ROOT, "f", NewAttr { mode: 0o644, uid: 0, gid: 0 }, Creation::OrOpen(Existing::Truncate));
+    let create = || {
+        fs.create(
+            InodeNo::ROOT,
+            "f",
+            NewAttr { mode: 0o644, uid: 0, gid: 0 },
+            Creation::OrOpen(Existing::Truncate),
+        )
+    };
     let (_, opened) = create().await.unwrap();
     fs.write(opened.handle, 0, b"x").await.unwrap();
     assert_eq!(fs.flush(opened.handle).await.unwrap_err().kind(), ErrorKind::AccessDenied);

@@ -33,11 +33,13 @@ impl InodeTable {
         }
         let ino = self.number(&state, parent, name, remote.kind());
         let mut inode = self.new_inode(&state, (ino, parent, name), remote, valid_until)?;
-        if let Remote::File(meta) = remote {
-            inode.node = Node::File(meta.clone());
-            let first = self.first_number(parent, name, remote.kind());
+        if let Remote::Object(kind, meta) = remote {
+            inode.node = Node::Object(*kind, meta.clone());
+            inode.is_own_version = true;
+            let first = self.first_number(parent, name, *kind);
             if first != ino {
-                state.replaced.insert(first, Successor { ino, meta: Some(meta.clone()), valid_until });
+                let object = Some((*kind, meta.clone()));
+                state.replaced.insert(first, Successor { ino, object, valid_until });
             }
         }
         inode.lookups = 1;
@@ -73,6 +75,30 @@ impl InodeTable {
         Ok(self.look.entry(ino, inode, Instant::now()))
     }
 
+    /// Where the symbolic link `ino` leads, if that was read.
+    pub(crate) fn target(&self, ino: InodeNo) -> Option<Arc<[u8]>> {
+        self.state.read().inodes.get(&ino)?.target.clone()
+    }
+
+    /// The symbolic link `ino`, of the version that it has, leads there.
+    pub(crate) fn set_target(&self, ino: InodeNo, target: Arc<[u8]>) {
+        if let Some(inode) = self.state.write().inodes.get_mut(&ino) {
+            inode.target = Some(target);
+        }
+    }
+
+    /// How many directories lie between the mount's root and what is in the directory `ino`.
+    pub(crate) fn depth(&self, mut ino: InodeNo) -> usize {
+        let state = self.state.read();
+        let mut depth = 0;
+        while ino != InodeNo::ROOT
+            && let Some(inode) = state.inodes.get(&ino)
+        {
+            (ino, depth) = (inode.parent, depth + 1);
+        }
+        depth
+    }
+
     /// The file `ino` is being written, or is not any more.
     pub(crate) fn set_written(&self, ino: InodeNo, written: Option<Arc<dyn BeingWritten>>) {
         let mut state = self.state.write();
@@ -90,10 +116,10 @@ impl InodeTable {
     pub(crate) fn give_up(&self, ino: InodeNo) {
         let mut state = self.state.write();
         let Some(inode) = state.inodes.get_mut(&ino).filter(|inode| !inode.is_replaced) else { return };
-        let Node::File(meta) = &inode.node else { return };
-        let (parent, name, meta) = (inode.parent, inode.name.clone(), meta.clone());
+        let Node::Object(kind, meta) = &inode.node else { return };
+        let (parent, name, kind, meta) = (inode.parent, inode.name.clone(), *kind, meta.clone());
         inode.is_replaced = true;
-        self.renumber(&mut state, (parent, &name), &meta, Instant::now());
+        self.renumber(&mut state, (parent, &name), (kind, &meta), Instant::now());
     }
 
     /// Attributes were given to `ino`.
@@ -153,14 +179,14 @@ impl InodeTable {
         let before = std::mem::replace(&mut inode.parent, parent);
         let old_name = std::mem::replace(&mut inode.name, Box::from(name));
         inode.valid_until = valid_until;
-        let meta = match &inode.node {
-            Node::File(meta) => Some(meta.clone()),
+        let object = match &inode.node {
+            Node::Object(kind, meta) => Some((*kind, meta.clone())),
             Node::Directory(_) => None,
         };
         state.replaced.remove(self.first_number(before, &old_name, kind));
         let first = self.first_number(parent, name, kind);
         if first != ino {
-            state.replaced.insert(first, Successor { ino, meta, valid_until });
+            state.replaced.insert(first, Successor { ino, object, valid_until });
         }
         if let Some(directory) = state.inodes.get_mut(&before) {
             directory.children -= 1;

@@ -64,7 +64,9 @@ impl Subject {
         let mut ino = None;
         let accept = |entry: Entry| ino.replace(entry.attr.ino).is_none();
         let name = (InodeNo::ROOT, "a");
-        self.table.apply(name, &Remote::File(version(etag)), (self.now, self.now), accept).unwrap();
+        self.table
+            .apply(name, &Remote::Object(FileKind::File, version(etag)), (self.now, self.now), accept)
+            .unwrap();
         ino.unwrap()
     }
 
@@ -119,7 +121,10 @@ async fn an_older_word_of_the_store_does_not_bring_an_old_version_back() {
     subject.deliver(ino, "1");
     let before = subject.now;
     subject.now += Duration::from_secs(1);
-    assert_eq!(subject.table.refresh(ino, &version("2"), subject.now), Change::Replaced);
+    assert_eq!(
+        subject.table.refresh(ino, &Remote::Object(FileKind::File, version("2")), subject.now),
+        Change::Replaced
+    );
     let new = subject.number();
     assert_ne!(new, ino);
     subject.now = before;
@@ -127,7 +132,7 @@ async fn an_older_word_of_the_store_does_not_bring_an_old_version_back() {
     let mut told = None;
     let accept = |entry: Entry| told.replace(entry).is_none();
     let name = (InodeNo::ROOT, "a");
-    subject.table.apply(name, &Remote::File(version("1")), (at, at), accept).unwrap();
+    subject.table.apply(name, &Remote::Object(FileKind::File, version("1")), (at, at), accept).unwrap();
     assert_eq!(told.unwrap().attr.ino, new);
     assert_eq!(subject.table.known("test", new).unwrap().meta, Some(version("2")));
 }
@@ -157,7 +162,10 @@ async fn another_length_gets_another_number_unless_a_read_found_it() {
             assert!(subject.table.move_on(ino, &longer, subject.now));
             assert_eq!(subject.number(), ino);
         } else {
-            assert_eq!(subject.table.refresh(ino, &longer, subject.now), Change::Replaced);
+            assert_eq!(
+                subject.table.refresh(ino, &Remote::Object(FileKind::File, longer.clone()), subject.now),
+                Change::Replaced
+            );
             assert_ne!(subject.number(), ino);
             // Who opened the old number and read nothing still gets what there is.
             assert!(subject.table.move_on(ino, &longer, subject.now));
