@@ -5,7 +5,6 @@
 //! (`resume`), how many requests run at once ([`limiter`](crate::limiter)), when a reply is late ([`first_byte`](crate::first_byte)) and
 //! what a second request for it may cost ([`hedge`](crate::hedge)).
 
-mod ours;
 mod resume;
 mod sending;
 mod write;
@@ -128,14 +127,9 @@ impl Bucket for ReliableBucket {
         }
     }
 
+    /// Without the checksum where it may not be asked for.
     async fn head_with_checksum(&self, key: &ObjectKey) -> Result<(ObjectHead, Option<StoredChecksum>)> {
-        let mut attempts = Attempts::new(&self.shared, "head", key.as_str());
-        loop {
-            match attempts.first_byte(self.shared.inner.head_with_checksum(key)).await {
-                Ok(found) => return Ok(found),
-                Err(error) => attempts.pause_after(error).await?,
-            }
-        }
+        self.shared.head_with_checksum(key).await
     }
 
     async fn get(&self, request: GetRequest) -> Result<GetReply> {

@@ -5,6 +5,7 @@
 //! they are.
 
 mod content;
+mod doubt;
 mod draft;
 mod engine;
 mod gather;

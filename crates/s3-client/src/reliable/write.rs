@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::ours::{self, Found};
 use super::sending::{SendLimits, Stalled};
 use super::{Attempts, Shared};
 use crate::bucket::{
@@ -10,6 +9,7 @@ use crate::bucket::{
     UploadId, UploadMarker, UploadPage, UploadPart, WriteCondition, Written,
 };
 use crate::error::{Error, ErrorKind, FIRST_BYTE_TIMEOUT, Result};
+use crate::fingerprint::{Fingerprint, Found, is_copy};
 use crate::key::{ETag, KeyPrefix, ObjectKey};
 
 impl Shared {
@@ -27,7 +27,7 @@ impl Shared {
                 && attempts.may_be_done
                 && !is_claim
                 && let Some(found) = self.find(&request.key).await?
-                && ours::has_bytes(&found, &request.body)
+                && Fingerprint::of_bytes(&request.body).is_of(&found.0, found.1.as_ref())
             {
                 return Ok(attempts.recovered(found));
             }
@@ -79,7 +79,7 @@ impl Shared {
             };
             if may_be_done
                 && let Some(found) = self.find(&request.key).await?
-                && ours::has_parts(&found, &request.parts)
+                && Fingerprint::of_parts(&request.parts).is_of(&found.0, found.1.as_ref())
             {
                 return Ok(attempts.recovered(found));
             }
@@ -154,7 +154,7 @@ impl Shared {
                 && request.condition != WriteCondition::Any
                 && let Some(found) = self.find(&request.target).await?
                 && let Some(source) = self.find(&request.source).await?
-                && ours::is_copy(&found, &source)
+                && is_copy(&found, &source)
             {
                 return Ok(attempts.recovered(found));
             }
@@ -184,16 +184,19 @@ impl Shared {
         Ok(self.find(&request.source).await?.is_none() && is_moved(self.find(&request.target).await?))
     }
 
-    /// The object as it is, with its checksum; `None` if there is none.
-    async fn find(&self, key: &ObjectKey) -> Result<Option<Found>> {
-        let found = match self.repeat("head", key.as_str(), || self.inner.head_with_checksum(key)).await {
+    pub(super) async fn head_with_checksum(&self, key: &ObjectKey) -> Result<Found> {
+        match self.repeat("head", key.as_str(), || self.inner.head_with_checksum(key)).await {
             // The checksum takes a permission more than the rest, and some servers do not know it.
             Err(error) if WITHOUT_CHECKSUM.contains(&error.kind()) => {
                 self.repeat("head", key.as_str(), || self.inner.head(key)).await.map(|head| (head, None))
             }
             found => found,
-        };
-        match found {
+        }
+    }
+
+    /// The object as it is, with its checksum; `None` if there is none.
+    async fn find(&self, key: &ObjectKey) -> Result<Option<Found>> {
+        match self.head_with_checksum(key).await {
             Ok(found) => Ok(Some(found)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),

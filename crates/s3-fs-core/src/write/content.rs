@@ -324,6 +324,17 @@ impl Content {
         lost.is_empty()
     }
 
+    /// An object was made of what the file was at an attempt that seemed to fail, and is what the file is a change of from now on.
+    ///
+    /// What was let go is in it, since it cannot have been changed. Holes before that were so then, and are zeros of the object.
+    pub(super) fn made_after_all(&mut self) {
+        let let_go = self.released.within(ByteRange::new(0, u64::MAX));
+        self.base_len = let_go.map(|range| range.end).fold(self.base_len, u64::max);
+        self.released.clear();
+        self.sent.clear();
+        self.kept.clear();
+    }
+
     /// Whether some of it is in sent parts alone.
     pub(super) fn has_released(&self) -> bool {
         !self.released.is_empty()

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, OnceCell};
 use tokio::time::timeout;
 
 use super::content::{Content, Piece, Released};
+use super::doubt::Doubt;
 use super::engine::{Busy, WriteEngine};
 use super::gather::Sources;
 use super::moves::Stay;
@@ -57,6 +58,10 @@ pub(super) struct State {
     changed: bool,
     /// The file is here in whole, though the store may have it too.
     is_held: bool,
+    /// How often it was changed.
+    pub(super) changes: u64,
+    /// The last attempt to make the object may have succeeded, for all that is known.
+    pub(super) doubt: Option<Doubt>,
     /// The object is being made: what it is made of must not change.
     committing: bool,
     /// The store never had the file.
@@ -77,7 +82,7 @@ pub(super) struct Base {
 }
 
 impl Base {
-    fn new(engine: &WriteEngine, key: &ObjectKey, meta: &ObjectMeta) -> Self {
+    pub(super) fn new(engine: &WriteEngine, key: &ObjectKey, meta: &ObjectMeta) -> Self {
         let version = Arc::new(ObjectVersion::new(key.clone(), meta.size, meta.etag.clone()));
         let object = engine.reads.open(Arc::clone(&version));
         Self { version, object }
@@ -113,6 +118,8 @@ impl Draft {
             mtime: meta.map_or_else(clock::now, |meta| meta.last_modified),
             changed: meta.is_none(),
             is_held: false,
+            changes: 0,
+            doubt: None,
             committing: false,
             created: meta.is_none(),
             must_be_new: false,
@@ -361,7 +368,12 @@ impl Draft {
         }
         let _committing = Committing::begin(&self);
         self.parts_ended().await;
-        match self.make_object().await {
+        let made = match self.settle_doubt().await {
+            Ok(None) => self.make_object().await,
+            Ok(Some(written)) => Ok(written),
+            Err(error) => Err(error),
+        };
+        match made {
             Ok(written) => {
                 let meta = {
                     let state = self.state.lock();
@@ -428,6 +440,7 @@ impl State {
     /// Something was changed just now.
     fn touch(&mut self) {
         self.changed = true;
+        self.changes += 1;
         self.mtime = clock::now();
     }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use sluicefs_s3_client::{
-    self as s3, ByteRange, CompleteUpload, CopyPart, CreateUpload, ObjectAttributes, ObjectKey, Part,
-    Payload, PutRequest, UploadId, UploadPart, WriteCondition, Written,
+    self as s3, ByteRange, CompleteUpload, CopyPart, CreateUpload, Fingerprint, ObjectAttributes, ObjectKey,
+    Part, Payload, PutRequest, UploadId, UploadPart, WriteCondition, Written,
 };
 use tokio::sync::OnceCell;
 
@@ -174,8 +174,13 @@ impl Draft {
         let size = self.state.lock().content.size();
         let body = self.payload(ByteRange::new(0, size), sources).await?;
         let attributes = self.object_attributes().await?;
-        let request = PutRequest { key: key.clone(), body, attributes, condition };
-        let written = self.engine.bucket.put(request).await.map_err(|error| store_error(key, error))?;
+        let request =
+            PutRequest { key: key.clone(), body: body.clone(), attributes, condition: condition.clone() };
+        let put = self.engine.bucket.put(request).await;
+        let written = put.map_err(|error| {
+            self.doubt(&error, &condition, || Fingerprint::of_bytes(&body));
+            store_error(key, error)
+        })?;
         if let Some(unused) = self.state.lock().upload.take() {
             unused.abandon(&self.engine);
         }
@@ -193,8 +198,11 @@ impl Draft {
         let make = |part| self.make_part(&upload, &id, part, sources);
         let parts: Vec<Part> = stream::iter(parts).map(make).buffered(CLOSING_PARTS).try_collect().await?;
         let key = upload.key.clone();
-        let request = CompleteUpload { key, upload: id, parts, condition };
-        self.engine.bucket.complete_upload(request).await.map_err(|error| store_error(&upload.key, error))
+        let request = CompleteUpload { key, upload: id, parts: parts.clone(), condition: condition.clone() };
+        self.engine.bucket.complete_upload(request).await.map_err(|error| {
+            self.doubt(&error, &condition, || Fingerprint::of_parts(&parts));
+            store_error(&upload.key, error)
+        })
     }
 
     async fn make_part(

@@ -122,7 +122,7 @@ impl Draft {
                 tracing::error!(%key, "a file was moved while it was written, and some of what was written is not held here any more: it cannot be made durable");
             }
         }
-        state.key = key;
+        (state.key, state.doubt) = (key, None);
     }
 
     /// Whether some of what was written is at the store alone, under the key that the file has now.

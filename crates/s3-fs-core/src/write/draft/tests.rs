@@ -368,3 +368,57 @@ async fn objects_have_the_type_of_their_extension_unless_told_not_to() {
         check(false, len, Some("binary/octet-stream")).await;
     }
 }
+
+fn lost(operation: Operation) -> Rule<Fault> {
+    Rule::new(Fault::AnswerLost).on(operation).when(When::First(1))
+}
+
+#[tokio::test]
+async fn an_object_whose_every_answer_was_lost_is_known_at_the_next_attempt() {
+    for (len, operation) in [(1000, Operation::Put), (20 * MIB, Operation::CompleteUpload)] {
+        for changed in [false, true] {
+            let rig = rig();
+            rig.bucket.put("f", Stored::Pattern { seed: 3, len });
+            rig.faults.plan().add(lost(operation));
+            let draft = rig.open("f").await;
+            fill(&draft, 4, ByteRange::new(0, len)).await;
+            assert_eq!(draft.commit().await.unwrap_err().kind(), ErrorKind::Io);
+            let mut expected = pattern(4, ByteRange::new(0, len)).to_vec();
+            if changed {
+                draft.write(500, b"changed").await.unwrap();
+                expected[500..507].copy_from_slice(b"changed");
+            }
+            draft.commit().await.unwrap();
+            assert!(rig.stored("f").await == expected);
+            assert_eq!(rig.count(operation), 1 + u64::from(changed), "what is there is not sent again");
+            let etag = rig.bucket.object("f").unwrap().head.meta.etag;
+            assert_eq!(rig.commits.lock().last().unwrap().1.etag, etag);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_let_go_is_in_an_object_whose_answer_was_lost() {
+    let config = WriteConfig { memory_limit_bytes: 40 * MIB, ..WriteConfig::default() };
+    let rig = rig_with(config);
+    rig.faults.plan().add(lost(Operation::CompleteUpload));
+    let draft = rig.create("huge");
+    fill(&draft, 2, ByteRange::new(0, 100 * MIB)).await;
+    assert_eq!(draft.commit().await.unwrap_err().kind(), ErrorKind::Io);
+    draft.write(100 * MIB, b"more").await.unwrap();
+    draft.commit().await.unwrap();
+    assert!(rig.stored("huge").await == [&pattern(2, ByteRange::new(0, 100 * MIB))[..], b"more"].concat());
+}
+
+#[tokio::test]
+async fn another_writers_object_is_not_taken_for_one_whose_answer_was_lost() {
+    let rig = rig();
+    rig.bucket.put("f", "old");
+    rig.faults.plan().add(lost(Operation::Put));
+    let draft = rig.open("f").await;
+    draft.write(0, b"new").await.unwrap();
+    assert_eq!(draft.commit().await.unwrap_err().kind(), ErrorKind::Io);
+    rig.bucket.put("f", "two");
+    assert_eq!(draft.commit().await.unwrap_err().kind(), ErrorKind::Stale);
+    assert_eq!(rig.stored("f").await, "two");
+}

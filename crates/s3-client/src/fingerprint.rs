@@ -3,49 +3,68 @@
 //! Size and digest must agree: the ETag where it is an MD5, else a checksum that the store keeps. What cannot be proven is not ours.
 
 use crate::bucket::{ObjectHead, Part, Payload};
-use crate::checksum::{Checksum, StoredChecksum, composite_checksum, md5_etag, multipart_etag};
+use crate::checksum::{
+    Checksum, ChecksumAlgorithm, StoredChecksum, composite_checksum, md5_etag, multipart_etag,
+};
+use crate::key::ETag;
 
 /// An object as the store describes it.
-pub(super) type Found = (ObjectHead, Option<StoredChecksum>);
+pub(crate) type Found = (ObjectHead, Option<StoredChecksum>);
 
-/// Whether the object has these bytes.
-pub(super) fn has_bytes(found: &Found, body: &Payload) -> bool {
-    let (head, checksum) = found;
-    if head.meta.size != body.len() {
-        return false;
-    }
-    if head.meta.etag.as_ref() == Some(&md5_etag(body.pieces())) {
-        return true;
-    }
-    match checksum {
-        Some(StoredChecksum::Whole(sum)) => *sum == Checksum::of(sum.algorithm(), body.pieces()),
-        _ => false,
-    }
+/// What an object that was to be written can be known by.
+#[derive(Debug, Clone)]
+pub struct Fingerprint {
+    size: u64,
+    /// The ETag where ETags are MD5s.
+    etag: Option<ETag>,
+    /// Checksums of the whole, by whatever algorithm is known.
+    whole: Vec<Checksum>,
+    /// The checksum of the parts' checksums, and how many parts there are.
+    of_parts: Option<(Checksum, usize)>,
 }
 
-/// Whether the object is made of these parts.
-pub(super) fn has_parts(found: &Found, parts: &[Part]) -> bool {
-    let (head, checksum) = found;
-    if head.meta.size != parts.iter().map(|part| part.size).sum::<u64>() {
-        return false;
-    }
-    let etag = multipart_etag(parts.iter().map(|part| &part.etag));
-    if etag.is_some() && head.meta.etag == etag {
-        return true;
-    }
-    match checksum {
-        Some(StoredChecksum::Whole(sum)) => Part::joined_checksum(parts) == Some(*sum),
-        Some(StoredChecksum::OfParts(sum, count)) => {
-            let sums: Option<Vec<Checksum>> = parts.iter().map(|part| part.checksum).collect();
-            usize::from(*count) == parts.len()
-                && sums.and_then(|sums| composite_checksum(&sums)) == Some(*sum)
+impl Fingerprint {
+    /// That of an object written in one request. Reads all of `body`, at some 0.5 GB/s.
+    pub fn of_bytes(body: &Payload) -> Self {
+        let sum = |algorithm| Checksum::of(algorithm, body.pieces());
+        Self {
+            size: body.len(),
+            etag: Some(md5_etag(body.pieces())),
+            whole: [ChecksumAlgorithm::Crc32c, ChecksumAlgorithm::Crc64Nvme].map(sum).into(),
+            of_parts: None,
         }
-        None => false,
+    }
+
+    /// That of an object made of `parts`.
+    pub fn of_parts(parts: &[Part]) -> Self {
+        let sums: Option<Vec<Checksum>> = parts.iter().map(|part| part.checksum).collect();
+        Self {
+            size: parts.iter().map(|part| part.size).sum(),
+            etag: multipart_etag(parts.iter().map(|part| &part.etag)),
+            whole: Part::joined_checksum(parts).into_iter().collect(),
+            of_parts: sums.and_then(|sums| composite_checksum(&sums)).map(|sum| (sum, parts.len())),
+        }
+    }
+
+    /// How many bytes the object has.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Whether it is the object that [`head_with_checksum`](crate::Bucket::head_with_checksum) described.
+    pub fn is_of(&self, head: &ObjectHead, checksum: Option<&StoredChecksum>) -> bool {
+        let same_etag = || self.etag.is_some() && head.meta.etag == self.etag;
+        let same_sum = || match checksum {
+            Some(StoredChecksum::Whole(sum)) => self.whole.contains(sum),
+            Some(StoredChecksum::OfParts(sum, count)) => self.of_parts == Some((*sum, usize::from(*count))),
+            None => false,
+        };
+        head.meta.size == self.size && (same_etag() || same_sum())
     }
 }
 
 /// Whether one object is a copy of the other.
-pub(super) fn is_copy(found: &Found, source: &Found) -> bool {
+pub(crate) fn is_copy(found: &Found, source: &Found) -> bool {
     let whole = |found: &Found| match found.1 {
         Some(StoredChecksum::Whole(sum)) => Some(sum),
         _ => None,
@@ -62,8 +81,7 @@ mod tests {
 
     use super::*;
     use crate::bucket::{ObjectMeta, StorageClass, Timestamp};
-    use crate::checksum::ChecksumAlgorithm::{self, Crc32c, Crc64Nvme};
-    use crate::key::ETag;
+    use crate::checksum::ChecksumAlgorithm::{Crc32c, Crc64Nvme};
 
     fn found(size: u64, etag: Option<ETag>, checksum: Option<StoredChecksum>) -> Found {
         let meta = ObjectMeta {
@@ -105,7 +123,7 @@ mod tests {
             (found(4, opaque(), whole("TEXT")), false),
             (found(4, opaque(), Some(StoredChecksum::OfParts(sum(Crc32c, "text"), 1))), false),
         ] {
-            assert_eq!(has_bytes(&found, &body), ours, "{found:?}");
+            assert_eq!(Fingerprint::of_bytes(&body).is_of(&found.0, found.1.as_ref()), ours, "{found:?}");
         }
     }
 
@@ -133,7 +151,8 @@ mod tests {
             (found(9, opaque(), composite(3)), Crc32c, false),
             (found(9, opaque(), None), Crc64Nvme, false),
         ] {
-            assert_eq!(has_parts(&found, &parts(algorithm)), ours, "{found:?}");
+            let known = Fingerprint::of_parts(&parts(algorithm)).is_of(&found.0, found.1.as_ref());
+            assert_eq!(known, ours, "{found:?}");
         }
     }
 

@@ -1,0 +1,68 @@
+//! An object that may have been made although its making failed: the answer was lost.
+//!
+//! The next attempt must know it as this file's own, or it would take it for a change from elsewhere.
+
+use sluicefs_s3_client::{self as s3, Fingerprint, WriteCondition, Written};
+
+use super::draft::{Base, Draft};
+use crate::error::{Error, Result};
+
+/// What the last attempt was to make.
+#[derive(Debug, Clone)]
+pub(super) struct Doubt {
+    fingerprint: Fingerprint,
+    /// How often the file had been changed then.
+    changes: u64,
+}
+
+impl Draft {
+    /// An attempt to make an object failed; remembers it if the store may have made it all the same.
+    pub(super) fn doubt(
+        &self,
+        error: &s3::Error,
+        condition: &WriteCondition,
+        made: impl FnOnce() -> Fingerprint,
+    ) {
+        if !matches!(error.kind(), s3::ErrorKind::Transient | s3::ErrorKind::Corrupt) {
+            return;
+        }
+        let fingerprint = made();
+        // Everybody who claims a name writes the same empty object.
+        if *condition == WriteCondition::Absent && fingerprint.size() == 0 {
+            return;
+        }
+        let mut state = self.state.lock();
+        state.doubt = Some(Doubt { fingerprint, changes: state.changes });
+    }
+
+    /// Asks the store what became of the last attempt. What it made is what the file is a change of from now on, or the file itself, and then it is
+    /// returned.
+    ///
+    /// # Errors
+    /// As for a look at the object. The doubt stays.
+    pub(super) async fn settle_doubt(&self) -> Result<Option<Written>> {
+        let (Some(doubt), key) = ({
+            let state = self.state.lock();
+            (state.doubt.clone(), state.key.clone())
+        }) else {
+            return Ok(None);
+        };
+        let found = match self.engine.bucket.head_with_checksum(&key).await {
+            Ok((head, checksum)) => {
+                Some(head).filter(|head| doubt.fingerprint.is_of(head, checksum.as_ref()))
+            }
+            Err(error) if error.kind() == s3::ErrorKind::NotFound => None,
+            Err(error) => return Err(Error::from_store("write", error).with_name(key.as_str())),
+        };
+        let mut state = self.state.lock();
+        state.doubt = None;
+        let Some(head) = found else { return Ok(None) };
+        if state.changes == doubt.changes {
+            return Ok(Some(Written { etag: head.meta.etag, version_id: head.version_id }));
+        }
+        state.content.made_after_all();
+        state.upload = None;
+        state.base = Some(Base::new(&self.engine, &key, &head.meta));
+        Ok(None)
+    }
+}
