@@ -68,6 +68,12 @@ impl Outside {
         self.mount_as(&self.server.client_config(), config)
     }
 
+    fn mount_to_write(&self) -> TestMount {
+        let url = BucketUrl::parse(BUCKET).unwrap();
+        let bucket = self.runtime.block_on(open::open(&url, &self.server.client_config())).unwrap();
+        TestMount::with(bucket, FsConfig::default(), |config| config.read_only = false)
+    }
+
     /// Mounts through the client that mounts use.
     fn mount_as(&self, client: &ClientConfig, config: FsConfig) -> TestMount {
         let url = BucketUrl::parse(BUCKET).unwrap();
@@ -249,5 +255,26 @@ fn a_wrong_secret_may_not_read() {
         let mount = outside.mount_as(&outside.server.client_config_with("wrong"), FsConfig::default());
         let error = fs::read(mount.join("file")).unwrap_err();
         assert_eq!(Errno::from_io_error(&error), Some(Errno::ACCESS));
+    }
+}
+
+#[test]
+fn directories_are_made_moved_and_removed() {
+    let memory = || {
+        let url = BucketUrl::parse("memory:").unwrap();
+        let bucket = runtime().block_on(open::open(&url, &ClientConfig::default())).unwrap();
+        TestMount::with(bucket, FsConfig::default(), |config| config.read_only = false)
+    };
+    let outside = Outside::each();
+    let mounts = outside.iter().map(Outside::mount_to_write);
+    for mount in mounts.chain([memory()]) {
+        fs::create_dir_all(mount.join("a/b/c")).unwrap();
+        fs::write(mount.join("a/b/file"), "content").unwrap();
+        fs::remove_dir(mount.join("a/b/c")).unwrap();
+        fs::rename(mount.join("a"), mount.join("moved")).unwrap();
+        assert_eq!(fs::read_to_string(mount.join("moved/b/file")).unwrap(), "content");
+        assert!(!mount.join("a").exists());
+        fs::remove_dir_all(mount.join("moved")).unwrap();
+        assert_eq!(fs::read_dir(mount.path()).unwrap().count(), 0);
     }
 }

@@ -36,7 +36,11 @@ impl AwsBucket {
         let output = call.send().await.sent(OPERATION, session, self);
         let output = output.map_err(|error| settings.checksums.explain(error))?;
         checksum.check(OPERATION, output.checksum_crc32_c(), output.checksum_crc64_nvme())?;
-        Ok(Written { etag: named(OPERATION, output.e_tag())?, version_id: output.version_id })
+        let etag = match output.e_tag() {
+            None if request.is_directory_marker() => None,
+            etag => named(OPERATION, etag)?,
+        };
+        Ok(Written { etag, version_id: output.version_id })
     }
 }
 

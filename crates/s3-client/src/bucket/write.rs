@@ -173,10 +173,18 @@ pub struct PutRequest {
     pub condition: WriteCondition,
 }
 
+impl PutRequest {
+    /// Whether the object only makes a directory exist: it has no bytes, and its key ends in `/`. Servers that keep their objects in a file system
+    /// make a directory of it, and then name no version.
+    pub fn is_directory_marker(&self) -> bool {
+        self.body.is_empty() && self.key.as_str().ends_with('/')
+    }
+}
+
 /// What a store tells about an object that it has just written.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Written {
-    /// Which version it is; every store of S3's kind tells.
+    /// Which version it is; every store of S3's kind tells, but for [directory markers](PutRequest::is_directory_marker).
     pub etag: Option<ETag>,
     /// The `x-amz-version-id`, in a versioned bucket.
     pub version_id: Option<String>,

@@ -1,9 +1,10 @@
 //! A [`Bucket`] over any store of the `object_store` crate: memory, and what its builders know. A local directory has a bucket of its own,
 //! [`DirectoryBucket`](crate::DirectoryBucket).
 //!
-//! Its paths cannot express every key: an empty segment (`a//b`), a leading or trailing `/`, `.`, `..` and control characters have no
-//! path, so such a key is simply not there; and a directory with such a name in it cannot be listed. Its listings are whole and in no
-//! order, so pages are cut here from a sorted copy, which is kept for the pages after it.
+//! Its paths cannot express every key: an empty segment (`a//b`), a leading `/`, `.`, `..` and control characters have no
+//! path, so such a key is simply not there; and a directory with such a name in it cannot be listed. The key `a/`, which makes a directory
+//! exist, is kept as [`MARKER`] in that directory. Its listings are whole and in no order, so pages are cut here from a sorted copy, which is
+//! kept for the pages after it.
 
 mod uploads;
 mod write;
@@ -38,6 +39,8 @@ use uploads::Uploads;
 const MAX_SNAPSHOTS: usize = 4;
 /// A listing with more names is made anew for each page; one name takes some 150 bytes.
 const MAX_SNAPSHOT_NAMES: usize = 1_000_000;
+/// What stands for `/` at the end of a key. No key may end in it.
+const MARKER: &str = ".sluicefs-directory";
 /// One read of a local file; smaller ones cost a thread switch each.
 const FILE_PIECE_BYTES: u64 = 1 << 20;
 
@@ -136,7 +139,7 @@ enum Name {
 impl Name {
     fn object(meta: StoreMeta) -> Option<Self> {
         // A path may be longer than any key; no name could open it.
-        let key = ObjectKey::new(meta.location.as_ref()).ok()?;
+        let key = ObjectKey::new(key_of(meta.location.as_ref())).ok()?;
         Some(Self::Object(ListedObject { key, meta: to_meta(&meta) }))
     }
 
@@ -169,9 +172,18 @@ fn parse_token(token: &ContinuationToken) -> Option<(u64, &str)> {
     Some((id.parse().ok()?, after))
 }
 
-/// The path that prints back as `key`; `None` for a key that has none.
+/// The path whose key is `key`; `None` for a key that has none.
 fn path_of(key: &str) -> Option<Path> {
-    Path::parse(key).ok().filter(|path| path.as_ref() == key)
+    let path = match key.strip_suffix('/') {
+        Some(_) => Path::parse(format!("{key}{MARKER}")),
+        None => Path::parse(key),
+    };
+    path.ok().filter(|path| key_of(path.as_ref()) == key)
+}
+
+/// The key of what is kept at `path`.
+fn key_of(path: &str) -> &str {
+    path.strip_suffix(MARKER).filter(|directory| directory.ends_with('/')).unwrap_or(path)
 }
 
 fn kind_of(error: &StoreError) -> ErrorKind {

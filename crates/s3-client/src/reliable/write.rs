@@ -17,9 +17,13 @@ impl Shared {
         let mut attempts = Attempts::new(self, "put", request.key.as_str());
         loop {
             let send = |body| self.inner.put(PutRequest { body, ..request.clone() });
-            let error = match attempts.send(&request.body, send).await.and_then(|w| attempts.named(w)) {
-                Ok(written) => return Ok(written),
-                Err(error) => error,
+            let sent = attempts.send(&request.body, send).await;
+            let error = match sent {
+                Ok(written) if request.is_directory_marker() => return Ok(written),
+                sent => match sent.and_then(|written| attempts.named(written)) {
+                    Ok(written) => return Ok(written),
+                    Err(error) => error,
+                },
             };
             // Everybody who claims a name writes the same empty object: whose it is cannot be told, and only one may believe it is theirs.
             let is_claim = request.condition == WriteCondition::Absent && request.body.is_empty();

@@ -1,11 +1,14 @@
 //! What `AwsBucket` sends when it writes, header by header.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use sluicefs_s3_client::config::{Secret, SseCustomerKey, StaticKeys};
 use sluicefs_s3_client::{
     AwsBucket, Bucket, ByteRange, Checksum, ChecksumAlgorithm, ClientConfig, CompleteUpload, CopyPart,
     CopyRequest, CreateUpload, CredentialSource, ETag, Encryption, ErrorKind, ObjectAttributes, ObjectKey,
-    Part, Payload, PutRequest, UploadChecksums, UploadId, UploadPart, WriteCondition, WriteConfig,
+    Part, Payload, PutRequest, ReliableBucket, RetryConfig, UploadChecksums, UploadId, UploadPart,
+    WriteCondition, WriteConfig, Written,
 };
 
 use crate::canned::{Canned, Reply, Request, error, reply};
@@ -80,6 +83,18 @@ async fn a_put_sends_its_bytes_unsigned_with_their_checksum() {
             ],
         );
         assert_eq!((request.method.as_str(), request.body.as_str()), ("PUT", "123456789"));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_without_an_etag_is_good_for_a_directory_marker_alone() {
+    let server = Canned::start(|_| reply(200, "", "")).await;
+    let bucket = ReliableBucket::new(Arc::new(bucket(&server, |_| {}).await), RetryConfig::default());
+    let put = |name, body| PutRequest { key: key(name), body, ..put(WriteCondition::Any) };
+    assert_eq!(bucket.put(put("d/", Payload::default())).await.unwrap(), Written::default());
+    for (name, body) in [("d", Payload::default()), ("d/", text(&["bytes"]))] {
+        let error = bucket.put(put(name, body)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{name}: {error}");
     }
 }
 

@@ -6,6 +6,7 @@ use object_store::memory::InMemory;
 use object_store::{PutPayload, path::Path};
 
 use super::*;
+use crate::bucket::{ObjectAttributes, Payload, WriteCondition};
 use crate::testing::memory::MemoryBucket;
 
 const KEYS: [&str; 9] =
@@ -166,4 +167,29 @@ async fn a_file_cut_while_it_is_read_is_an_error_and_no_short_body() {
     File::options().write(true).open(dir.path().join("a")).unwrap().set_len(1 << 20).unwrap();
     let error = body.try_next().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Transient, "{error}");
+}
+
+#[tokio::test]
+async fn keys_that_make_directories_exist_are_kept() {
+    let bucket = in_memory(&["a/b"]).await;
+    let put = |name: &str| PutRequest {
+        key: key(name),
+        body: Payload::default(),
+        attributes: ObjectAttributes::default(),
+        condition: WriteCondition::Absent,
+    };
+    let list =
+        |prefix: &str, delimiter| ListRequest { delimiter, ..ListRequest::directory(KeyPrefix::new(prefix)) };
+    bucket.put(put("a/c/")).await.unwrap();
+    assert_eq!(bucket.put(put("a/c/")).await.unwrap_err().kind(), ErrorKind::PreconditionFailed);
+    assert_eq!(names(&bucket, list("a/", true)).await, ["a/b", "a/c/"]);
+    assert_eq!(names(&bucket, list("a/c/", true)).await, ["a/c/"]);
+    assert_eq!(names(&bucket, list("", false)).await, ["a/b", "a/c/"]);
+    assert_eq!(bucket.head(&key("a/c/")).await.unwrap().meta.size, 0);
+    assert_eq!(bucket.head(&key("a/c")).await.unwrap_err().kind(), ErrorKind::NotFound);
+    for illegal in ["a//", "/", &format!("a/{MARKER}")] {
+        assert_eq!(bucket.put(put(illegal)).await.unwrap_err().kind(), ErrorKind::Invalid, "{illegal}");
+    }
+    bucket.delete(&key("a/c/")).await.unwrap();
+    assert_eq!(names(&bucket, list("", false)).await, ["a/b"]);
 }
