@@ -24,7 +24,7 @@ mod server;
 mod store;
 mod wire;
 
-pub use server::{EmbeddedS3, EmbeddedS3Config, RequestRecord, Unsigned};
+pub use server::{EmbeddedS3, EmbeddedS3Config, RequestRecord, Traffic, Unsigned};
 pub use sluicefs_s3_client::testing::{FaultPlan, MemoryBucket, Operation, RequestCounts, Rule, When};
 pub use store::crc64nvme;
 pub use wire::WireFault;

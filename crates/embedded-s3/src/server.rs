@@ -6,11 +6,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::header::RANGE;
+use hyper::header::{CONTENT_LENGTH, RANGE};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -108,6 +109,7 @@ struct Shared {
     buckets: Vec<(String, MemoryBucket)>,
     faults: FaultPlan<WireFault>,
     counts: RequestCounts,
+    traffic: Traffic,
     /// The latest requests, and the number of the first of them.
     recent: Mutex<(u64, VecDeque<RequestRecord>)>,
 }
@@ -126,6 +128,7 @@ impl EmbeddedS3 {
             buckets: config.buckets,
             faults: FaultPlan::default(),
             counts: RequestCounts::default(),
+            traffic: Traffic::default(),
             recent: Mutex::default(),
         });
         let mut server = Self { shared, addr: config.addr, running: None };
@@ -169,6 +172,11 @@ impl EmbeddedS3 {
     /// How many requests of each kind came, failed ones too.
     pub fn requests(&self) -> &RequestCounts {
         &self.shared.counts
+    }
+
+    /// How many bytes the bodies of all requests and replies have, by their `Content-Length`.
+    pub fn traffic(&self) -> &Traffic {
+        &self.shared.traffic
     }
 
     /// The latest requests, the newest last; at most 1,000.
@@ -247,6 +255,30 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream) {
     }
 }
 
+/// How many bytes came and went.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    received: AtomicU64,
+    sent: AtomicU64,
+}
+
+impl Traffic {
+    /// Bytes of requests.
+    pub fn received_bytes(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of replies.
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+fn content_length(headers: &hyper::HeaderMap) -> u64 {
+    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    length.and_then(|length| length.parse().ok()).unwrap_or_default()
+}
+
 /// Ends a connection instead of a reply.
 #[derive(Debug)]
 struct HangUp;
@@ -267,7 +299,9 @@ impl Shared {
         fate: &Arc<ConnectionFate>,
     ) -> Result<Response<WireBody>, HangUp> {
         let target = Target::of(request.method(), request.uri(), request.headers());
+        let has_body = request.method() != hyper::Method::HEAD;
         self.counts.count(target.operation);
+        self.traffic.received.fetch_add(content_length(request.headers()), Ordering::Relaxed);
         let number = self.record(&request, &target);
         let faults = self.faults.faults(target.operation, &target.key);
         let lost = faults.iter().any(|fault| matches!(fault, WireFault::AnswerLost));
@@ -284,6 +318,9 @@ impl Shared {
             return Err(HangUp);
         }
         self.note_status(number, response.status().as_u16());
+        if has_body {
+            self.traffic.sent.fetch_add(content_length(response.headers()), Ordering::Relaxed);
+        }
         Ok(response)
     }
 

@@ -36,6 +36,10 @@ macro_rules! described {
             accept_ranges: Some("bytes".to_owned()),
             checksum_type: $checksum.as_ref().map(|_| full_object()),
             checksum_crc64nvme: $checksum,
+            cache_control: header(&$head, "cache-control"),
+            content_disposition: header(&$head, "content-disposition"),
+            content_encoding: header(&$head, "content-encoding"),
+            content_language: header(&$head, "content-language"),
             content_type: $head.content_type.clone(),
             e_tag: etag(&$head),
             last_modified: Some(last_modified(&$head.meta)),
@@ -305,6 +309,10 @@ fn timestamp(time: sluicefs_s3_client::Timestamp) -> Timestamp {
 
 fn metadata(head: &ObjectHead) -> Option<dto::Metadata> {
     (!head.user_metadata.is_empty()).then(|| head.user_metadata.iter().cloned().collect())
+}
+
+fn header(head: &ObjectHead, name: &str) -> Option<String> {
+    head.headers.iter().find(|(header, _)| *header == name).map(|(_, value)| value.clone())
 }
 
 fn restore(head: &ObjectHead) -> Option<String> {

@@ -11,6 +11,7 @@ mod client;
 mod clock;
 mod copy;
 mod delete;
+mod fields;
 mod get;
 mod head;
 mod header_limit;

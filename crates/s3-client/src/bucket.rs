@@ -196,6 +196,8 @@ pub struct BucketTraits {
     pub rename: bool,
     /// [`Bucket::copy_part`] works.
     pub copy_ranges: bool,
+    /// [`CopyRequest::attributes`] are kept.
+    pub copy_with_attributes: bool,
     /// The least that a part may have, but for the last.
     pub min_part_bytes: u64,
 }
@@ -208,6 +210,7 @@ impl Default for BucketTraits {
             conditional_writes: true,
             rename: false,
             copy_ranges: true,
+            copy_with_attributes: true,
             min_part_bytes: MIN_PART_BYTES,
         }
     }
@@ -301,7 +304,30 @@ pub struct ObjectHead {
     pub restored: bool,
     /// The `x-amz-meta-*` headers, by name in lower case without that beginning.
     pub user_metadata: Vec<(String, String)>,
+    /// Those of [`STORED_HEADERS`] that it has.
+    pub headers: Vec<(&'static str, String)>,
 }
+
+impl ObjectHead {
+    /// All that is stored with the object besides its bytes, as far as it is written along with a changed or moved one.
+    pub fn attributes(&self) -> ObjectAttributes {
+        ObjectAttributes {
+            content_type: self.content_type.clone(),
+            user_metadata: self.user_metadata.clone(),
+            headers: self.headers.clone(),
+        }
+    }
+}
+
+/// Headers besides `Content-Type` that a store keeps with an object and gives to whoever fetches it, in the order of their names.
+pub const STORED_HEADERS: [&str; 6] = [
+    "cache-control",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "expires",
+    "x-amz-website-redirect-location",
+];
 
 /// Which bytes of which version of an object.
 #[derive(Debug, Clone)]

@@ -206,7 +206,12 @@ impl Bucket for DirectoryBucket {
     }
 
     fn traits(&self) -> BucketTraits {
-        BucketTraits { rename: true, min_part_bytes: 1, ..BucketTraits::default() }
+        BucketTraits {
+            rename: true,
+            copy_with_attributes: false,
+            min_part_bytes: 1,
+            ..BucketTraits::default()
+        }
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectHead> {
@@ -219,6 +224,7 @@ impl Bucket for DirectoryBucket {
             encryption: None,
             restored: false,
             user_metadata: Vec::new(),
+            headers: Vec::new(),
         })
     }
 

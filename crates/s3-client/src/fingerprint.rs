@@ -97,6 +97,7 @@ mod tests {
             encryption: None,
             restored: false,
             user_metadata: Vec::new(),
+            headers: Vec::new(),
         };
         (head, checksum)
     }

@@ -13,6 +13,23 @@ use sluicefs_s3_client::{
 use super::{Store, full_object, last_modified};
 use crate::names::{form_decode, form_encode};
 
+/// What is stored besides bytes, of inputs that are each of a type of its own.
+macro_rules! attributes {
+    ($input:ident) => {{
+        let headers = [
+            ("cache-control", $input.cache_control),
+            ("content-disposition", $input.content_disposition),
+            ("content-encoding", $input.content_encoding),
+            ("content-language", $input.content_language),
+        ];
+        ObjectAttributes {
+            content_type: $input.content_type,
+            user_metadata: user_metadata($input.metadata),
+            headers: headers.into_iter().filter_map(|(name, value)| Some((name, value?))).collect(),
+        }
+    }};
+}
+
 impl Store {
     pub(super) async fn put(&self, input: dto::PutObjectInput) -> S3Result<dto::PutObjectOutput> {
         let bucket = self.bucket(&input.bucket)?;
@@ -24,7 +41,7 @@ impl Store {
         let request = PutRequest {
             key,
             body,
-            attributes: attributes(input.content_type, input.metadata),
+            attributes: attributes!(input),
             condition: condition(input.if_match.as_ref(), input.if_none_match.as_ref()),
         };
         let written = Bucket::put(bucket, request).await.map_err(to_s3)?;
@@ -43,10 +60,7 @@ impl Store {
         &self,
         input: dto::CreateMultipartUploadInput,
     ) -> S3Result<dto::CreateMultipartUploadOutput> {
-        let request = CreateUpload {
-            key: key(&input.key)?,
-            attributes: attributes(input.content_type, input.metadata),
-        };
+        let request = CreateUpload { key: key(&input.key)?, attributes: attributes!(input) };
         let upload = self.bucket(&input.bucket)?.create_upload(request).await.map_err(to_s3)?;
         Ok(dto::CreateMultipartUploadOutput {
             bucket: Some(input.bucket),
@@ -213,7 +227,7 @@ impl Store {
             source: copy_source(&input.copy_source, &input.bucket)?,
             source_if_match: input.copy_source_if_match.as_ref().and_then(own_etag),
             target: key(&input.key)?,
-            attributes: replace.then(|| attributes(input.content_type, input.metadata)),
+            attributes: replace.then(|| attributes!(input)),
             condition,
         };
         let written = bucket.copy(request).await.map_err(to_s3)?;
@@ -258,10 +272,10 @@ fn copy_range(text: &str) -> Option<ByteRange> {
     (first <= last).then(|| ByteRange::new(first, last + 1))
 }
 
-fn attributes(content_type: Option<String>, metadata: Option<dto::Metadata>) -> ObjectAttributes {
+fn user_metadata(metadata: Option<dto::Metadata>) -> Vec<(String, String)> {
     let mut user_metadata: Vec<_> = metadata.into_iter().flatten().collect();
     user_metadata.sort();
-    ObjectAttributes { content_type, user_metadata }
+    user_metadata
 }
 
 fn condition(if_match: Option<&ETagCondition>, if_none_match: Option<&ETagCondition>) -> WriteCondition {

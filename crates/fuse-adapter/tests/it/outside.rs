@@ -71,7 +71,7 @@ impl Outside {
     fn mount_to_write(&self) -> TestMount {
         let url = BucketUrl::parse(BUCKET).unwrap();
         let bucket = self.runtime.block_on(open::open(&url, &self.server.client_config())).unwrap();
-        TestMount::with(bucket, FsConfig::default(), |config| config.read_only = false)
+        TestMount::with(bucket, doubtful(), |config| config.read_only = false)
     }
 
     /// Mounts through the client that mounts use.
@@ -263,11 +263,15 @@ fn directories_are_made_moved_and_removed() {
     let memory = || {
         let url = BucketUrl::parse("memory:").unwrap();
         let bucket = runtime().block_on(open::open(&url, &ClientConfig::default())).unwrap();
-        TestMount::with(bucket, FsConfig::default(), |config| config.read_only = false)
+        TestMount::with(bucket, doubtful(), |config| config.read_only = false)
     };
     let outside = Outside::each();
     let mounts = outside.iter().map(Outside::mount_to_write);
     for mount in mounts.chain([memory()]) {
+        fs::create_dir(mount.join("empty")).unwrap();
+        fs::rename(mount.join("empty"), mount.join("still empty")).unwrap();
+        assert_eq!(fs::read_dir(mount.path()).unwrap().count(), 1);
+        fs::remove_dir(mount.join("still empty")).unwrap();
         fs::create_dir_all(mount.join("a/b/c")).unwrap();
         fs::write(mount.join("a/b/file"), "content").unwrap();
         fs::remove_dir(mount.join("a/b/c")).unwrap();

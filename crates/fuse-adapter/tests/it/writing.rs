@@ -184,6 +184,44 @@ fn files_move() {
 }
 
 #[test]
+fn a_renamed_file_has_the_type_of_its_new_extension_unless_its_type_was_chosen() {
+    let bucket = bucket(&[("chosen.tmp", "text")]);
+    bucket.edit("chosen.tmp", |head| head.content_type = Some("text/x-chosen".to_owned()));
+    let mount = writable(&bucket);
+    fs::write(mount.join("page.part"), "{}").unwrap();
+    bucket.edit("page.part", |head| head.user_metadata = vec![("owner".to_owned(), "me".to_owned())]);
+    bucket.edit("page.part", |head| head.headers = vec![("cache-control", "no-store".to_owned())]);
+    let renames = [
+        ("page.part", "page.json", "application/json"),
+        ("page.json", "page.html", "text/html"),
+        ("page.html", "page.bak", "text/html"),
+        ("chosen.tmp", "chosen.json", "text/x-chosen"),
+    ];
+    for (old, new, expected) in renames {
+        fs::rename(mount.join(old), mount.join(new)).unwrap();
+        assert_eq!(
+            bucket.object(new).unwrap().head.content_type.as_deref(),
+            Some(expected),
+            "{old} -> {new}"
+        );
+    }
+    let head = bucket.object("page.bak").unwrap().head;
+    assert_eq!(head.user_metadata, [("owner".to_owned(), "me".to_owned())]);
+    assert_eq!(head.headers, [("cache-control", "no-store".to_owned())]);
+    let mut file = File::create(mount.join("open.tmp")).unwrap();
+    file.write_all(b"<p>").unwrap();
+    fs::rename(mount.join("open.tmp"), mount.join("open.html")).unwrap();
+    file.write_all(b"</p>").unwrap();
+    drop(file);
+    assert_eq!(bucket.object("open.html").unwrap().head.content_type.as_deref(), Some("text/html"));
+    let mut settings = FsConfig::default();
+    settings.write.infer_content_type = false;
+    let mount = writable_with(&bucket, settings);
+    fs::rename(mount.join("open.html"), mount.join("open.json")).unwrap();
+    assert_eq!(bucket.object("open.json").unwrap().head.content_type.as_deref(), Some("text/html"));
+}
+
+#[test]
 fn a_file_that_is_being_written_moves_with_what_was_written() {
     let bucket = bucket(&[]);
     let mount = writable(&bucket);

@@ -2,6 +2,7 @@
 
 use aws_sdk_s3::types::{MetadataDirective, TaggingDirective};
 
+use super::fields::copying;
 use super::percent::encode_path;
 use super::put::named;
 use super::quiet::AnswerLimit;
@@ -18,10 +19,9 @@ impl AwsBucket {
         let settings = &self.settings;
         let (if_match, if_none_match) = conditions(&request.condition);
         let attributes = request.attributes.as_ref();
-        let call = session
-            .finishing
-            .copy_object()
-            .bucket(&settings.bucket)
+        let stored_with =
+            attributes.map_or_else(|| settings.stored_with.clone(), |own| settings.stored_with.and(own));
+        let call = copying!(settings, session.finishing.copy_object())
             .key(request.target.as_str())
             .copy_source(copy_source(&settings.bucket, &request.source))
             .set_copy_source_if_match(request.source_if_match.as_ref().map(ETag::to_string))
@@ -31,17 +31,8 @@ impl AwsBucket {
             .set_content_type(attributes.and_then(|attributes| attributes.content_type.clone()))
             .set_metadata(attributes.and_then(metadata))
             .set_tagging_directive(settings.tags.then_some(TaggingDirective::Replace))
-            .set_request_payer(settings.request_payer.clone())
-            .set_expected_bucket_owner(settings.expected_owner.clone())
-            .set_expected_source_bucket_owner(settings.expected_owner.clone())
-            .set_sse_customer_algorithm(settings.sse_algorithm())
-            .set_sse_customer_key(settings.sse_key.clone())
-            .set_sse_customer_key_md5(settings.sse_key_md5.clone())
-            .set_copy_source_sse_customer_algorithm(settings.sse_algorithm())
-            .set_copy_source_sse_customer_key(settings.sse_key.clone())
-            .set_copy_source_sse_customer_key_md5(settings.sse_key_md5.clone())
             .customize()
-            .interceptor(settings.stored_with.clone())
+            .interceptor(stored_with)
             .interceptor(AnswerLimit)
             .interceptor(WatchAnswer::named("CopyObjectResult"));
         let output = call.send().await.sent(OPERATION, session, self)?;

@@ -9,6 +9,7 @@ use aws_smithy_runtime_api::client::interceptors::context::BeforeTransmitInterce
 use md5::{Digest, Md5};
 
 use super::classify::kind_of_code;
+use super::fields::with_owner;
 use super::watch::WatchAnswer;
 use super::{AwsBucket, Sent, Session};
 use crate::error::{Error, ErrorKind, Result};
@@ -18,13 +19,7 @@ const MANY: &str = "delete many";
 
 impl AwsBucket {
     pub(super) async fn delete_once(&self, session: &Session, key: &ObjectKey) -> Result<()> {
-        let call = session
-            .client
-            .delete_object()
-            .bucket(&self.settings.bucket)
-            .key(key.as_str())
-            .set_request_payer(self.settings.request_payer.clone())
-            .set_expected_bucket_owner(self.settings.expected_owner.clone());
+        let call = with_owner!(self.settings, session.client.delete_object()).key(key.as_str());
         match call.send().await.sent("delete", session, self) {
             // S3 says 204 for what is not there, others do not.
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -58,13 +53,8 @@ impl AwsBucket {
             objects.push(ObjectIdentifier::builder().key(key.as_str()).build().map_err(invalid)?);
         }
         let delete = Delete::builder().set_objects(Some(objects)).quiet(true).build().map_err(invalid)?;
-        let call = session
-            .client
-            .delete_objects()
-            .bucket(&self.settings.bucket)
+        let call = with_owner!(self.settings, session.client.delete_objects())
             .delete(delete)
-            .set_request_payer(self.settings.request_payer.clone())
-            .set_expected_bucket_owner(self.settings.expected_owner.clone())
             .customize()
             .interceptor(ContentMd5)
             .interceptor(WatchAnswer::named("DeleteResult"));

@@ -13,6 +13,7 @@ use aws_smithy_runtime_api::client::interceptors::context::{
 };
 
 use super::body::{Body, Subject, Verifier};
+use super::fields::with_key;
 use super::head::{storage_class, timestamp};
 use super::lean::{ChecksumMode, Lean, Wanted};
 use super::{AwsBucket, Sent, Session};
@@ -77,14 +78,8 @@ impl AwsBucket {
     }
 
     pub(super) fn sdk_get(&self, session: &Session, wanted: &Wanted<'_>) -> GetObjectFluentBuilder {
-        let call = session.client.get_object().bucket(&self.settings.bucket).key(wanted.key);
-        call.set_range(wanted.range.clone())
-            .set_if_match(wanted.if_match.clone())
-            .set_request_payer(self.settings.request_payer.clone())
-            .set_expected_bucket_owner(self.settings.expected_owner.clone())
-            .set_sse_customer_algorithm(self.settings.sse_algorithm())
-            .set_sse_customer_key(self.settings.sse_key.clone())
-            .set_sse_customer_key_md5(self.settings.sse_key_md5.clone())
+        let call = with_key!(self.settings, session.client.get_object()).key(wanted.key);
+        call.set_range(wanted.range.clone()).set_if_match(wanted.if_match.clone())
     }
 
     fn to_reply(&self, request: &GetRequest, mut output: GetObjectOutput, status: u16) -> Result<GetReply> {

@@ -6,9 +6,10 @@ use aws_sdk_s3::types;
 use aws_smithy_async::time::TimeSource;
 use aws_smithy_types::DateTime;
 
+use super::fields::with_key;
 use super::lean::{ChecksumMode, Lean, Wanted};
 use super::{AwsBucket, Sent, Session};
-use crate::bucket::{ObjectHead, ObjectMeta, StorageClass, Timestamp};
+use crate::bucket::{ObjectHead, ObjectMeta, STORED_HEADERS, StorageClass, Timestamp};
 use crate::checksum::{ChecksumAlgorithm, StoredChecksum};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{ETag, ObjectKey};
@@ -54,14 +55,8 @@ impl AwsBucket {
 
     pub(super) fn sdk_head(&self, session: &Session, wanted: &Wanted<'_>) -> HeadObjectFluentBuilder {
         let ask = (wanted.checksum == ChecksumMode::Ask).then_some(types::ChecksumMode::Enabled);
-        let call = session.client.head_object().bucket(&self.settings.bucket).key(wanted.key);
-        call.set_if_match(wanted.if_match.clone())
-            .set_checksum_mode(ask)
-            .set_request_payer(self.settings.request_payer.clone())
-            .set_expected_bucket_owner(self.settings.expected_owner.clone())
-            .set_sse_customer_algorithm(self.settings.sse_algorithm())
-            .set_sse_customer_key(self.settings.sse_key.clone())
-            .set_sse_customer_key_md5(self.settings.sse_key_md5.clone())
+        let call = with_key!(self.settings, session.client.head_object()).key(wanted.key);
+        call.set_if_match(wanted.if_match.clone()).set_checksum_mode(ask)
     }
 }
 
@@ -88,6 +83,18 @@ fn to_head(output: HeadObjectOutput) -> Result<ObjectHead> {
         .map(|(name, value)| (name.to_ascii_lowercase(), value.clone()))
         .collect();
     user_metadata.sort();
+    // A server that keeps this one took the framing of a request's body for something of the object.
+    let encoding = output.content_encoding().filter(|encoding| !encoding.contains("aws-chunked"));
+    let headers = [
+        output.cache_control(),
+        output.content_disposition(),
+        encoding,
+        output.content_language(),
+        output.expires_string(),
+        output.website_redirect_location(),
+    ];
+    let headers = STORED_HEADERS.into_iter().zip(headers);
+    let headers = headers.filter_map(|(name, value)| Some((name, value?.to_owned()))).collect();
     Ok(ObjectHead {
         meta,
         content_type: output.content_type().map(str::to_owned),
@@ -95,6 +102,7 @@ fn to_head(output: HeadObjectOutput) -> Result<ObjectHead> {
         encryption,
         restored: output.restore().is_some_and(is_restored),
         user_metadata,
+        headers,
     })
 }
 

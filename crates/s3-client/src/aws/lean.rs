@@ -173,8 +173,10 @@ impl<O: Operation> Lean<O> {
             return Err(SdkError::response_error(error, response));
         }
         let status = response.status();
-        // S3 hands out what was stored with the object, and the deserializer would refuse what is no date.
-        response.headers_mut().remove("expires");
+        // S3 hands out what was stored with the object, and the deserializer would refuse what is no date; the SDK renames it too.
+        if let Some(expires) = response.headers_mut().remove("expires") {
+            response.headers_mut().insert("expiresstring", expires);
+        }
         let read = match self.answers().deserialize_streaming_with_config(&mut response, &self.settings) {
             Some(read) => read,
             None => {

@@ -3,6 +3,7 @@
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use aws_sdk_s3::types::EncodingType;
 
+use super::fields::with_owner;
 use super::head::{storage_class, timestamp};
 use super::watch::WatchAnswer;
 use super::{AwsBucket, Sent, Session};
@@ -13,10 +14,7 @@ use crate::key::{ContinuationToken, ETag, KeyPrefix, ObjectKey};
 impl AwsBucket {
     pub(super) async fn list_once(&self, session: &Session, request: &ListRequest) -> Result<ListPage> {
         let start_after = request.start_after.clone().filter(|_| self.traits.ordered_listing);
-        let call = session
-            .client
-            .list_objects_v2()
-            .bucket(&self.settings.bucket)
+        let call = with_owner!(self.settings, session.client.list_objects_v2())
             // XML 1.0 has no control characters; without this, one such key makes a page that cannot be parsed.
             .encoding_type(EncodingType::Url)
             .max_keys(i32::from(request.max_keys))
@@ -24,8 +22,6 @@ impl AwsBucket {
             .set_delimiter(request.delimiter.then(|| "/".to_owned()))
             .set_continuation_token(request.continuation.as_ref().map(|token| token.0.clone()))
             .set_start_after(start_after.filter(|_| request.continuation.is_none()))
-            .set_request_payer(self.settings.request_payer.clone())
-            .set_expected_bucket_owner(self.settings.expected_owner.clone())
             .customize()
             .interceptor(WatchAnswer::named("ListBucketResult"));
         let output = call.send().await.sent("list", session, self)?;

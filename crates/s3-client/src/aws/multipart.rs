@@ -10,6 +10,7 @@ use aws_sdk_s3::types::{
 };
 
 use super::copy::copy_source;
+use super::fields::{copying, with_key, with_owner};
 use super::head::timestamp;
 use super::list::decode_name;
 use super::put::named;
@@ -40,22 +41,14 @@ impl AwsBucket {
             UploadChecksums::Crc32c => (Some(SdkAlgorithm::Crc32C), None),
             UploadChecksums::Off => (None, None),
         };
-        let call = session
-            .client
-            .create_multipart_upload()
-            .bucket(&settings.bucket)
+        let call = with_key!(settings, session.client.create_multipart_upload())
             .key(request.key.as_str())
             .set_content_type(request.attributes.content_type.clone())
             .set_metadata(metadata(&request.attributes))
             .set_checksum_algorithm(algorithm)
             .set_checksum_type(kind)
-            .set_request_payer(settings.request_payer.clone())
-            .set_expected_bucket_owner(settings.expected_owner.clone())
-            .set_sse_customer_algorithm(settings.sse_algorithm())
-            .set_sse_customer_key(settings.sse_key.clone())
-            .set_sse_customer_key_md5(settings.sse_key_md5.clone())
             .customize()
-            .interceptor(settings.stored_with.clone())
+            .interceptor(settings.stored_with.and(&request.attributes))
             .interceptor(WatchAnswer::named("InitiateMultipartUploadResult"))
             .interceptor(WithoutKey);
         let output = call.send().await.sent(OPERATION, session, self);
@@ -71,21 +64,13 @@ impl AwsBucket {
         let settings = &self.settings;
         let sum = settings.checksums.of(&request.body);
         let checksum = ChecksumHeaders::of(sum);
-        let call = session
-            .sending
-            .upload_part()
-            .bucket(&settings.bucket)
+        let call = with_key!(settings, session.sending.upload_part())
             .key(request.key.as_str())
             .upload_id(request.upload.as_str())
             .part_number(i32::from(request.number))
             .body(send_body::byte_stream(&request.body))
             .set_checksum_crc32_c(checksum.crc32c.clone())
             .set_checksum_crc64_nvme(checksum.crc64nvme.clone())
-            .set_request_payer(settings.request_payer.clone())
-            .set_expected_bucket_owner(settings.expected_owner.clone())
-            .set_sse_customer_algorithm(settings.sse_algorithm())
-            .set_sse_customer_key(settings.sse_key.clone())
-            .set_sse_customer_key_md5(settings.sse_key_md5.clone())
             .customize()
             .disable_payload_signing();
         let output = call.send().await.sent(OPERATION, session, self);
@@ -101,25 +86,13 @@ impl AwsBucket {
         if range.is_empty() {
             return Err(Error::new(ErrorKind::Invalid, OPERATION).with_message("the range is empty"));
         }
-        let call = session
-            .finishing
-            .upload_part_copy()
-            .bucket(&settings.bucket)
+        let call = copying!(settings, session.finishing.upload_part_copy())
             .key(request.key.as_str())
             .upload_id(request.upload.as_str())
             .part_number(i32::from(request.number))
             .copy_source(copy_source(&settings.bucket, &request.source))
             .copy_source_range(format!("bytes={}-{}", range.start, range.end - 1))
             .set_copy_source_if_match(request.source_if_match.as_ref().map(ETag::to_string))
-            .set_request_payer(settings.request_payer.clone())
-            .set_expected_bucket_owner(settings.expected_owner.clone())
-            .set_expected_source_bucket_owner(settings.expected_owner.clone())
-            .set_sse_customer_algorithm(settings.sse_algorithm())
-            .set_sse_customer_key(settings.sse_key.clone())
-            .set_sse_customer_key_md5(settings.sse_key_md5.clone())
-            .set_copy_source_sse_customer_algorithm(settings.sse_algorithm())
-            .set_copy_source_sse_customer_key(settings.sse_key.clone())
-            .set_copy_source_sse_customer_key_md5(settings.sse_key_md5.clone())
             .customize()
             .interceptor(AnswerLimit)
             .interceptor(WatchAnswer::named("CopyPartResult"));
@@ -149,10 +122,7 @@ impl AwsBucket {
         let size = request.parts.iter().map(|part| part.size).sum::<u64>();
         let (if_match, if_none_match) = conditions(&request.condition);
         let parts = request.parts.iter().map(completed_part).collect();
-        let call = session
-            .finishing
-            .complete_multipart_upload()
-            .bucket(&settings.bucket)
+        let call = with_key!(settings, session.finishing.complete_multipart_upload())
             .key(request.key.as_str())
             .upload_id(request.upload.as_str())
             .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts)).build())
@@ -161,11 +131,6 @@ impl AwsBucket {
             .set_mpu_object_size(whole.and_then(|_| i64::try_from(size).ok()))
             .set_if_match(if_match)
             .set_if_none_match(if_none_match)
-            .set_request_payer(settings.request_payer.clone())
-            .set_expected_bucket_owner(settings.expected_owner.clone())
-            .set_sse_customer_algorithm(settings.sse_algorithm())
-            .set_sse_customer_key(settings.sse_key.clone())
-            .set_sse_customer_key_md5(settings.sse_key_md5.clone())
             .customize()
             .interceptor(AnswerLimit)
             .interceptor(WatchAnswer::named("CompleteMultipartUploadResult"))
@@ -182,14 +147,9 @@ impl AwsBucket {
         key: &ObjectKey,
         upload: &UploadId,
     ) -> Result<()> {
-        let call = session
-            .client
-            .abort_multipart_upload()
-            .bucket(&self.settings.bucket)
+        let call = with_owner!(self.settings, session.client.abort_multipart_upload())
             .key(key.as_str())
-            .upload_id(upload.as_str())
-            .set_request_payer(self.settings.request_payer.clone())
-            .set_expected_bucket_owner(self.settings.expected_owner.clone());
+            .upload_id(upload.as_str());
         match call.send().await.sent("abort upload", session, self) {
             Err(error) if error.kind() == ErrorKind::NoSuchUpload => Ok(()),
             result => result.map(drop),
@@ -202,16 +162,11 @@ impl AwsBucket {
         prefix: &KeyPrefix,
         marker: Option<&UploadMarker>,
     ) -> Result<UploadPage> {
-        let call = session
-            .client
-            .list_multipart_uploads()
-            .bucket(&self.settings.bucket)
+        let call = with_owner!(self.settings, session.client.list_multipart_uploads())
             .encoding_type(EncodingType::Url)
             .set_prefix(Some(prefix.as_str().to_owned()).filter(|prefix| !prefix.is_empty()))
             .set_key_marker(marker.map(|marker| marker.key.clone()))
             .set_upload_id_marker(marker.map(|marker| marker.upload.clone()))
-            .set_request_payer(self.settings.request_payer.clone())
-            .set_expected_bucket_owner(self.settings.expected_owner.clone())
             .customize()
             .interceptor(WatchAnswer::named("ListMultipartUploadsResult"));
         let output = call.send().await.sent("list uploads", session, self)?;

@@ -1,5 +1,6 @@
 //! PutObject: the bytes with their checksum in a header, so that nothing is hashed twice and no trailer is needed.
 
+use super::fields::with_key;
 use super::stored::{ChecksumHeaders, conditions, metadata};
 use super::{AwsBucket, Sent, Session, send_body};
 use crate::bucket::{PutRequest, Written};
@@ -13,10 +14,7 @@ impl AwsBucket {
         let settings = &self.settings;
         let checksum = ChecksumHeaders::of(settings.checksums.of(&request.body));
         let (if_match, if_none_match) = conditions(&request.condition);
-        let call = session
-            .sending
-            .put_object()
-            .bucket(&settings.bucket)
+        let call = with_key!(settings, session.sending.put_object())
             .key(request.key.as_str())
             .body(send_body::byte_stream(&request.body))
             .set_content_type(request.attributes.content_type.clone())
@@ -25,14 +23,9 @@ impl AwsBucket {
             .set_if_none_match(if_none_match)
             .set_checksum_crc32_c(checksum.crc32c.clone())
             .set_checksum_crc64_nvme(checksum.crc64nvme.clone())
-            .set_request_payer(settings.request_payer.clone())
-            .set_expected_bucket_owner(settings.expected_owner.clone())
-            .set_sse_customer_algorithm(settings.sse_algorithm())
-            .set_sse_customer_key(settings.sse_key.clone())
-            .set_sse_customer_key_md5(settings.sse_key_md5.clone())
             .customize()
             .disable_payload_signing()
-            .interceptor(settings.stored_with.clone());
+            .interceptor(settings.stored_with.and(&request.attributes));
         let output = call.send().await.sent(OPERATION, session, self);
         let output = output.map_err(|error| settings.checksums.explain(error))?;
         checksum.check(OPERATION, output.checksum_crc32_c(), output.checksum_crc64_nvme())?;

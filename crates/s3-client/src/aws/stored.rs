@@ -39,6 +39,15 @@ impl StoredWith {
         add("x-amz-tagging", Some(tagging).filter(|tagging| !tagging.is_empty()));
         Self(headers.into())
     }
+
+    /// These, and what is stored with one object.
+    pub(super) fn and(&self, attributes: &ObjectAttributes) -> Self {
+        if attributes.headers.is_empty() {
+            return self.clone();
+        }
+        let own = attributes.headers.iter().map(|(name, value)| (*name, value.clone()));
+        Self(self.0.iter().cloned().chain(own).collect())
+    }
 }
 
 #[aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint]

@@ -158,6 +158,8 @@ pub struct ObjectAttributes {
     pub content_type: Option<String>,
     /// The `x-amz-meta-*` headers, by name in lower case without that beginning.
     pub user_metadata: Vec<(String, String)>,
+    /// Some of [`STORED_HEADERS`](super::STORED_HEADERS).
+    pub headers: Vec<(&'static str, String)>,
 }
 
 /// A whole object, to be written in one request: at most [`MAX_PUT_BYTES`].

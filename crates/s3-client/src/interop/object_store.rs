@@ -235,7 +235,12 @@ impl Bucket for ObjectStoreBucket {
     }
 
     fn traits(&self) -> BucketTraits {
-        BucketTraits { conditional_writes: false, copy_ranges: false, ..BucketTraits::default() }
+        BucketTraits {
+            conditional_writes: false,
+            copy_ranges: false,
+            copy_with_attributes: false,
+            ..BucketTraits::default()
+        }
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectHead> {
@@ -250,6 +255,7 @@ impl Bucket for ObjectStoreBucket {
             encryption: None,
             restored: false,
             user_metadata: Vec::new(),
+            headers: Vec::new(),
         };
         write::describe(&mut head, &reply.attributes);
         Ok(head)

@@ -54,6 +54,7 @@ impl StoredObject {
             encryption: None,
             restored: false,
             user_metadata: Vec::new(),
+            headers: Vec::new(),
         };
         Self { content, head, crc64nvme: None }
     }

@@ -42,6 +42,7 @@ fn put(condition: WriteCondition) -> PutRequest {
     let attributes = ObjectAttributes {
         content_type: Some("text/plain".to_owned()),
         user_metadata: vec![("mode".to_owned(), "33188".to_owned())],
+        headers: vec![("expires", "never".to_owned())],
     };
     PutRequest { key: key("k"), body: text(&["1234", "56789"]), attributes, condition }
 }
@@ -77,6 +78,7 @@ async fn a_put_sends_its_bytes_unsigned_with_their_checksum() {
                 ("content-length", "9"),
                 ("content-type", "text/plain"),
                 ("x-amz-meta-mode", "33188"),
+                ("expires", "never"),
                 ("if-none-match", "*"),
                 ("if-match", "-"),
                 ("x-amz-storage-class", "-"),
@@ -169,7 +171,7 @@ async fn customers_keys_go_along_for_both_ends_of_a_copy() {
 #[tokio::test]
 async fn copies_name_their_source_encoded_and_their_conditions() {
     let server = Canned::start(|_| copied("CopyObjectResult")).await;
-    let attributes = ObjectAttributes { content_type: Some("a/b".to_owned()), user_metadata: Vec::new() };
+    let attributes = ObjectAttributes { content_type: Some("a/b".to_owned()), ..ObjectAttributes::default() };
     let request = CopyRequest {
         source_if_match: Some(ETag::new("\"s\"")),
         condition: WriteCondition::Absent,

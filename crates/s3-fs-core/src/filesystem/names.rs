@@ -26,14 +26,8 @@ impl FileSystem {
         self.must_be_free("mkdir", parent, name).await?;
         let marker = || self.marker("mkdir", &self.tree.prefix_of("mkdir", parent, name)?);
         let (marker, _stays) = self.stay(marker).await?;
-        let request = PutRequest {
-            key: marker,
-            body: Payload::default(),
-            attributes: self.writes.directory_attributes(),
-            condition: WriteCondition::Any,
-        };
-        self.bucket.put(request).await.map_err(|error| Error::from_store("mkdir", error).with_name(name))?;
-        let entry = self.tree.create(parent, name, &Remote::Directory, Some(Instant::now()))?;
+        let known = self.put_marker("mkdir", marker).await?;
+        let entry = self.tree.create(parent, name, &Remote::Directory, known)?;
         self.give_birth(parent, &entry, new)
     }
 
@@ -164,6 +158,25 @@ impl FileSystem {
     pub(super) fn marker(&self, operation: &'static str, prefix: &KeyPrefix) -> Result<ObjectKey> {
         let name_too_long = |_| Error::new(ErrorKind::NameTooLong, operation).with_name(prefix.as_str());
         ObjectKey::new(prefix.as_str()).map_err(name_too_long)
+    }
+
+    /// Makes a directory exist at the store by its object `marker`. Returns since when listings show that; `None` if they may not, as where the
+    /// server names no version of what it made.
+    pub(super) async fn put_marker(
+        &self,
+        operation: &'static str,
+        marker: ObjectKey,
+    ) -> Result<Option<Instant>> {
+        let name = marker.clone();
+        let request = PutRequest {
+            key: marker,
+            body: Payload::default(),
+            attributes: self.writes.directory_attributes(),
+            condition: WriteCondition::Any,
+        };
+        let written = self.bucket.put(request).await;
+        let written = written.map_err(|error| Error::from_store(operation, error).with_name(name.as_str()))?;
+        Ok(written.etag.map(|_| Instant::now()))
     }
 
     pub(super) async fn remove_marker(&self, operation: &'static str, prefix: &KeyPrefix) -> Result<()> {

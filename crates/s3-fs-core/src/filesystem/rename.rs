@@ -9,7 +9,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use sluicefs_s3_client::bucket::{MAX_COPY_BYTES, MAX_DELETE_KEYS};
 use sluicefs_s3_client::{
     self as s3, CompleteUpload, CopyPart, CopyRequest, CreateUpload, ETag, KeyPrefix, ListRequest,
-    ListedObject, ObjectKey, ObjectMeta, Part, RenameRequest, UploadId, WriteCondition,
+    ListedObject, ObjectAttributes, ObjectKey, ObjectMeta, Part, RenameRequest, UploadId, WriteCondition,
 };
 
 use tokio::time::Instant;
@@ -160,7 +160,7 @@ impl FileSystem {
         let keys = (&key, &new_key, displaced.as_ref());
         let meta = self.move_object((ino, Remote::Object(kind, old)), keys, condition, to).await?;
         let remote = Remote::Object(kind, meta.clone());
-        self.tree.moved(ino, from, to, remote).map_err(Unmoved::Copied)?;
+        self.tree.moved(ino, from, to, remote, Some(Instant::now())).map_err(Unmoved::Copied)?;
         self.tree.committed(ino, meta.clone());
         self.files.moved(ino, new_key.clone(), &meta);
         // Somebody may have begun to write it meanwhile.
@@ -252,18 +252,44 @@ impl FileSystem {
     ) -> Result<Option<ETag>> {
         let unless = condition.clone();
         let failed = |error| copy_error(error, &unless, source);
-        if meta.size <= MAX_COPY_BYTES {
-            let request = CopyRequest {
-                source: source.clone(),
-                source_if_match: meta.etag.clone(),
-                target: target.clone(),
-                attributes: None,
-                condition,
-            };
-            return Ok(self.bucket.copy(request).await.map_err(failed)?.etag);
+        if meta.size > MAX_COPY_BYTES {
+            return self.copy_in_parts(source, meta, target, condition).await;
         }
+        let request = CopyRequest {
+            source: source.clone(),
+            source_if_match: meta.etag.clone(),
+            target: target.clone(),
+            attributes: self.changed_attributes(source, target).await.map_err(failed)?,
+            condition,
+        };
+        Ok(self.bucket.copy(request).await.map_err(failed)?.etag)
+    }
+
+    /// What is to be stored with the copy besides its bytes, if not what is stored with the source. Asks for that only if it matters.
+    async fn changed_attributes(
+        &self,
+        source: &ObjectKey,
+        target: &ObjectKey,
+    ) -> s3::Result<Option<ObjectAttributes>> {
+        if !self.bucket.traits().copy_with_attributes || !self.writes.may_change_type(source, target) {
+            return Ok(None);
+        }
+        let head = self.bucket.head(source).await?;
+        let attributes = self.writes.moved_attributes(&head, source, target);
+        Ok(Some(attributes).filter(|attributes| *attributes != head.attributes()))
+    }
+
+    async fn copy_in_parts(
+        &self,
+        source: &ObjectKey,
+        meta: &ObjectMeta,
+        target: &ObjectKey,
+        condition: WriteCondition,
+    ) -> Result<Option<ETag>> {
+        let unless = condition.clone();
+        let failed = |error| copy_error(error, &unless, source);
         let head = self.bucket.head(source).await.map_err(failed)?;
-        let attributes = self.writes.copied_attributes(&head);
+        let attributes = self.writes.moved_attributes(&head, source, target);
         let upload = self.bucket.create_upload(CreateUpload { key: target.clone(), attributes }).await;
         let upload = upload.map_err(failed)?;
         let copied = self.copy_parts(source, meta, target, &upload).await;
@@ -340,10 +366,19 @@ impl FileSystem {
             self.readers_follow(ino, (&old, &new), &copies);
         }
         self.delete_objects(&objects, &old).await?;
+        let known = match objects.is_empty() {
+            // It is there for this mount alone, or the server does not list what makes it exist.
+            true => {
+                let known = self.put_marker("rename", self.marker("rename", &new)?).await?;
+                self.remove_marker("rename", &old).await?;
+                known
+            }
+            false => Some(Instant::now()),
+        };
         if let Some(target) = target {
             self.tree.table.remove(target.ino);
         }
-        self.tree.moved(source.ino, from, to, Remote::Directory)?;
+        self.tree.moved(source.ino, from, to, Remote::Directory, known)?;
         for ino in self.tree.table.below(source.ino) {
             self.follow_move(ino, &new, &copies).await;
         }

@@ -76,7 +76,7 @@ impl Tree {
         self.table.give(ino, GivenAttr::changed_at(clock::now()));
     }
 
-    /// Notes that the inode `ino` has moved.
+    /// Notes that the inode `ino` has moved, which the store's listings show since `known`, or do not.
     ///
     /// # Errors
     /// `BadHandle` for an unknown number.
@@ -86,6 +86,7 @@ impl Tree {
         (old_parent, old_name): (InodeNo, &str),
         (parent, name): (InodeNo, &str),
         remote: Remote,
+        known: Option<Instant>,
     ) -> Result<()> {
         let now = Instant::now();
         let below: Vec<InodeNo> = std::iter::once(ino).chain(self.table.below(ino)).collect();
@@ -97,7 +98,7 @@ impl Tree {
             self.negative.forget(ino);
         }
         self.gone(old_parent, old_name, now);
-        self.made(parent, name, remote, Some(now));
+        self.made(parent, name, remote, known);
         self.table.give(ino, GivenAttr::touched_at(clock::now()));
         self.names_changed(old_parent);
         self.names_changed(parent);

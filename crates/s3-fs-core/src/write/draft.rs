@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use parking_lot::Mutex;
 use sluicefs_s3_client::{ByteRange, ETag, ObjectAttributes, ObjectKey, ObjectMeta, Timestamp};
-use tokio::sync::{Notify, OnceCell};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::content::{Content, Piece, Released};
@@ -41,7 +41,7 @@ pub(crate) struct Draft {
     turn: Arc<tokio::sync::Mutex<()>>,
     pub(super) state: Mutex<State>,
     /// What is stored with the object besides its bytes, once known.
-    pub(super) attributes: OnceCell<ObjectAttributes>,
+    pub(super) attributes: Mutex<Option<ObjectAttributes>>,
     /// Told when a part has ended, and when the making of the object has.
     pub(super) moved: Notify,
 }
@@ -131,7 +131,7 @@ impl Draft {
             ino,
             turn: Arc::default(),
             state: Mutex::new(state),
-            attributes: OnceCell::new(),
+            attributes: Mutex::default(),
             moved: Notify::new(),
         });
         draft.engine.register(&draft);
@@ -156,8 +156,7 @@ impl Draft {
 
     /// The object was made by this mount just now, with these attributes.
     pub(crate) fn has_attributes(&self, attributes: ObjectAttributes) {
-        // Nobody else knows the draft yet.
-        _ = self.attributes.set(attributes);
+        *self.attributes.lock() = Some(attributes);
     }
 
     /// The name must be free when the object is made.

@@ -118,12 +118,25 @@ impl WriteEngine {
         ObjectAttributes { content_type: Some("application/x-directory".to_owned()), ..Default::default() }
     }
 
-    /// What is stored with a copy of the object `head`.
-    pub(crate) fn copied_attributes(&self, head: &ObjectHead) -> ObjectAttributes {
-        ObjectAttributes {
-            content_type: head.content_type.clone(),
-            user_metadata: head.user_metadata.clone(),
+    /// Whether an object that is moved from the key `old` to `new` may have to have another type.
+    pub(crate) fn may_change_type(&self, old: &ObjectKey, new: &ObjectKey) -> bool {
+        let new = content_type(new);
+        self.config.infer_content_type && new.is_some() && new != content_type(old)
+    }
+
+    /// What is stored with the object `head` when it is moved from the key `old` to `new`: the type that the new name stands for, if it had the
+    /// one that the old name stood for.
+    pub(crate) fn moved_attributes(
+        &self,
+        head: &ObjectHead,
+        old: &ObjectKey,
+        new: &ObjectKey,
+    ) -> ObjectAttributes {
+        let mut attributes = head.attributes();
+        if self.may_change_type(old, new) && is_type_of(head.content_type.as_deref(), content_type(old)) {
+            attributes.content_type = content_type(new).map(str::to_owned);
         }
+        attributes
     }
 
     /// Runs `task` to its end, whoever is interested; [`WriteEngine::idle`] waits for it.
@@ -185,6 +198,17 @@ fn content_type(key: &ObjectKey) -> Option<&'static str> {
     mime_guess::from_path(key.as_str()).first_raw()
 }
 
+/// Whether `stored` is what an object has whose name stands for `inferred`. Stores have a type for those whose name stands for none.
+fn is_type_of(stored: Option<&str>, inferred: Option<&str>) -> bool {
+    match inferred {
+        Some(_) => stored == inferred,
+        None => stored.is_none_or(|stored| STORES_OWN_TYPES.contains(&stored)),
+    }
+}
+
+/// What Amazon and others give to an object that was sent without a type.
+const STORES_OWN_TYPES: [&str; 3] = ["", "application/octet-stream", "binary/octet-stream"];
+
 /// A request or a commit under way.
 #[derive(Debug)]
 pub(crate) struct Busy(Arc<WriteEngine>);
@@ -225,6 +249,23 @@ impl fmt::Debug for WriteEngine {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_type_is_inferred_or_was_chosen() {
+        let json = Some("application/json");
+        for (stored, inferred, expected) in [
+            (None, None, true),
+            (Some("binary/octet-stream"), None, true),
+            (Some("application/octet-stream"), None, true),
+            (Some("text/plain"), None, false),
+            (json, json, true),
+            (None, json, false),
+            (Some("binary/octet-stream"), json, false),
+            (Some("application/json; charset=utf-8"), json, false),
+        ] {
+            assert_eq!(is_type_of(stored, inferred), expected, "{stored:?} {inferred:?}");
+        }
+    }
 
     #[test]
     fn extensions_stand_for_types() {

@@ -90,22 +90,24 @@ impl Draft {
 
     /// What is stored with the object besides its bytes: what the old one has, if this is a change of it, else what its name says.
     async fn object_attributes(&self) -> Result<ObjectAttributes> {
-        let find = || async {
-            let (key, is_change) = {
-                let state = self.state.lock();
-                (state.key.clone(), state.base.is_some())
-            };
-            if !is_change {
-                return Ok(self.engine.attributes(&key));
-            }
-            match self.engine.bucket.head(&key).await {
-                Ok(head) => Ok(self.engine.copied_attributes(&head)),
-                // Whether the old object may be gone is for the condition of the write to say.
-                Err(error) if error.kind() == s3::ErrorKind::NotFound => Ok(self.engine.attributes(&key)),
-                Err(error) => Err(store_error(&key, error)),
-            }
+        if let Some(known) = self.attributes.lock().clone() {
+            return Ok(known);
+        }
+        let (key, is_change) = {
+            let state = self.state.lock();
+            (state.key.clone(), state.base.is_some())
         };
-        self.attributes.get_or_try_init(find).await.cloned()
+        let attributes = match is_change {
+            false => self.engine.attributes(&key),
+            true => match self.engine.bucket.head(&key).await {
+                Ok(head) => head.attributes(),
+                // Whether the old object may be gone is for the condition of the write to say.
+                Err(error) if error.kind() == s3::ErrorKind::NotFound => self.engine.attributes(&key),
+                Err(error) => return Err(store_error(&key, error)),
+            },
+        };
+        *self.attributes.lock() = Some(attributes.clone());
+        Ok(attributes)
     }
 
     async fn send_part(&self, upload: &Upload, index: u64, body: Payload) -> Result<Part> {

@@ -13,7 +13,7 @@ use super::ObjectStoreBucket;
 use super::uploads::Refused;
 use crate::bucket::{
     Bucket, CompleteUpload, CopyRequest, CreateUpload, MAX_DELETE_KEYS, ObjectAttributes, ObjectHead, Part,
-    PutRequest, UploadId, UploadPart, WriteCondition, Written,
+    PutRequest, STORED_HEADERS, UploadId, UploadPart, WriteCondition, Written,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{ETag, ObjectKey};
@@ -164,7 +164,20 @@ fn to_attributes(attributes: &ObjectAttributes) -> Attributes {
     let content_type = attributes.content_type.clone().map(|kind| (Attribute::ContentType, kind));
     let metadata = attributes.user_metadata.iter().cloned();
     let metadata = metadata.map(|(name, value)| (Attribute::Metadata(name.into()), value));
-    content_type.into_iter().chain(metadata).collect()
+    let headers =
+        attributes.headers.iter().filter_map(|(header, value)| Some((attribute(header)?, value.clone())));
+    content_type.into_iter().chain(metadata).chain(headers).collect()
+}
+
+/// A stored header, if stores have such a thing.
+fn attribute(header: &str) -> Option<Attribute> {
+    match header {
+        "cache-control" => Some(Attribute::CacheControl),
+        "content-disposition" => Some(Attribute::ContentDisposition),
+        "content-encoding" => Some(Attribute::ContentEncoding),
+        "content-language" => Some(Attribute::ContentLanguage),
+        _ => None,
+    }
 }
 
 /// Puts into `head` what a store keeps besides bytes.
@@ -174,6 +187,11 @@ pub(super) fn describe(head: &mut ObjectHead, attributes: &Attributes) {
             Attribute::ContentType => head.content_type = Some(value.to_string()),
             Attribute::Metadata(name) => head.user_metadata.push((name.to_string(), value.to_string())),
             _ => {}
+        }
+    }
+    for header in STORED_HEADERS {
+        if let Some(value) = attribute(header).and_then(|attribute| attributes.get(&attribute)) {
+            head.headers.push((header, value.to_string()));
         }
     }
     head.user_metadata.sort();

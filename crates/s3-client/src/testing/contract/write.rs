@@ -108,23 +108,29 @@ async fn puts_objects<F: AsyncFn(Objects) -> Subject>(make: &F) {
     assert_eq!(listed, [("d/text", 12)]);
 }
 
-fn attributes(content_type: &str, metadata: &[(&str, &str)]) -> ObjectAttributes {
+fn attributes(
+    content_type: &str,
+    metadata: &[(&str, &str)],
+    headers: &[(&'static str, &str)],
+) -> ObjectAttributes {
     ObjectAttributes {
         content_type: Some(content_type.to_owned()),
         user_metadata: metadata.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
+        headers: headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect(),
     }
 }
 
 async fn has_attributes(bucket: &dyn Bucket, name: &str, expected: &ObjectAttributes) {
     let head = ok(name, bucket.head(&key(name)).await);
-    let got = ObjectAttributes { content_type: head.content_type, user_metadata: head.user_metadata };
-    assert_eq!(got, *expected, "{name}");
+    assert_eq!(head.attributes(), *expected, "{name}");
 }
 
 async fn keeps_attributes<F: AsyncFn(Objects) -> Subject>(make: &F, skips: &[Skip]) {
     let Subject { bucket, keep: _keep } = make(Vec::new()).await;
-    let first = attributes("text/x-first", &[("mode", "33188"), ("mtime", "1500000000.123456789")]);
-    let second = attributes("text/x-second", &[("uid", "1000")]);
+    let headers =
+        [("cache-control", "max-age=60"), ("content-disposition", "attachment"), ("content-encoding", "br")];
+    let first = attributes("text/x-first", &[("mode", "33188"), ("mtime", "1500000000.123456789")], &headers);
+    let second = attributes("text/x-second", &[("uid", "1000")], &[("content-language", "de")]);
     ok("put", bucket.put(PutRequest { attributes: first.clone(), ..put("k", text("text")) }).await);
     has_attributes(&*bucket, "k", &first).await;
     let create = CreateUpload { key: key("parts"), attributes: first.clone() };

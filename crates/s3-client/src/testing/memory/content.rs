@@ -4,11 +4,14 @@ use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 
-use crate::checksum::md5_etag;
+use crate::checksum::{Checksum, ChecksumAlgorithm, md5_etag};
 use crate::key::{ByteRange, ETag};
 
 /// Bytes that are looked at in one go.
 const PIECE_BYTES: u64 = 64 << 10;
+
+/// Of more bytes than this, joined from others, no digest is computed.
+const MAX_DIGESTED_BYTES: u64 = 256 << 20;
 
 /// The bytes of an object.
 #[derive(Debug, Clone)]
@@ -82,11 +85,20 @@ impl Content {
             .map(move |at| self.slice(ByteRange::from_len(at, PIECE_BYTES).intersect(all)))
     }
 
-    /// What S3 would say: the MD5. That of a pattern is made up, since computing gigabytes takes long.
+    /// What comes to bytes that are few enough to be gone through one by one.
+    pub(super) fn crc64nvme(&self) -> Option<Checksum> {
+        (self.len() <= MAX_DIGESTED_BYTES).then(|| {
+            let pieces: Vec<_> = self.pieces().collect();
+            Checksum::of(ChecksumAlgorithm::Crc64Nvme, &pieces)
+        })
+    }
+
+    /// What S3 would say: the MD5. That of a pattern is made up, as is that of what is joined of gigabytes, since computing it takes long.
     pub(super) fn md5_etag(&self) -> ETag {
         match self {
             Self::Pattern { .. } => self.opaque_etag(),
             Self::Bytes(bytes) => md5_etag([bytes]),
+            Self::Joined(_) if self.len() > MAX_DIGESTED_BYTES => self.opaque_etag(),
             Self::Joined(_) => {
                 let pieces: Vec<Bytes> = self.pieces().collect();
                 md5_etag(&pieces)
@@ -98,6 +110,13 @@ impl Content {
     pub(super) fn opaque_etag(&self) -> ETag {
         let (a, b) = match self {
             Self::Pattern { seed, len } => (splitmix(*seed), splitmix(*len ^ seed.rotate_left(32))),
+            Self::Joined(joined) if joined.len() > MAX_DIGESTED_BYTES => {
+                let start = (joined.len(), joined.0.len() as u64);
+                joined.0.iter().fold(start, |(a, b), Section { end, content, range }| {
+                    let part = content.opaque_etag().to_string();
+                    (fnv1a(part.as_bytes(), a ^ end), fnv1a(part.as_bytes(), b.rotate_left(7) ^ range.start))
+                })
+            }
             _ => self.pieces().fold((0xcbf2_9ce4_8422_2325, 0x8422_2325_cbf2_9ce4), |(a, b), piece| {
                 (fnv1a(&piece, a), fnv1a(&piece, b))
             }),

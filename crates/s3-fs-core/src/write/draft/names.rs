@@ -123,6 +123,8 @@ impl Draft {
             }
         }
         (state.key, state.doubt) = (key, None);
+        // The new name may stand for another type.
+        *self.attributes.lock() = None;
     }
 
     /// Whether some of what was written is at the store alone, under the key that the file has now.
