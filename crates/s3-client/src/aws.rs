@@ -2,7 +2,7 @@
 //!
 //! The SDK signs, addresses and parses; its retries are off. GET and HEAD take a shorter way, see `lean`. What a request may still be sent
 //! again for is what only this layer can mend, once each: the bucket turned out to live in another region (the client is rebuilt and
-//! kept), the credentials ran out (they are fetched anew), or the server refuses the header that asks for checksums. Everything else is
+//! kept), the credentials ran out (they are fetched anew), the server redirects to itself, or it refuses the header that asks for checksums. Everything else is
 //! [`ReliableBucket`](crate::ReliableBucket)'s.
 
 mod body;
@@ -21,6 +21,7 @@ mod multipart;
 mod percent;
 mod put;
 mod quiet;
+mod redirect;
 mod rename;
 mod send_body;
 mod stored;
@@ -61,6 +62,7 @@ use classify::Signed;
 use client::{ClientTemplate, Patience};
 use clock::ServerClock;
 use lean::Lean;
+use redirect::Hop;
 use stored::StoredWith;
 
 /// One bucket at Amazon S3 or a service like it.
@@ -202,7 +204,7 @@ impl AwsBucket {
     where
         F: Future<Output = Result<T>>,
     {
-        let (mut moved, mut refreshed) = (false, false);
+        let (mut moved, mut refreshed, mut redirected) = (false, false, None);
         loop {
             let connection = self.connection.load_full();
             let credentials = match &self.credentials {
@@ -210,10 +212,18 @@ impl AwsBucket {
                 None => None,
             };
             let session = Session::new(&connection, credentials.clone());
-            let error = match send(session).await {
+            let hop = Hop::to(redirected.clone());
+            let error = match hop.run(send(session)).await {
                 Ok(done) => return Ok(done),
                 Err(error) => self.named(error, key),
             };
+            if error.kind() == ErrorKind::BadEndpoint
+                && let Some(url) = hop.next()
+            {
+                tracing::debug!(bucket = %self.identity.name, url, "redirected by the server to itself");
+                redirected = Some(url);
+                continue;
+            }
             match (error.kind(), &self.credentials, &credentials) {
                 (ErrorKind::WrongRegion, ..) if !moved && self.follow(&connection, &error) => moved = true,
                 (ErrorKind::CredentialsExpired, Some(cache), Some(refused)) if !refreshed => {
@@ -273,6 +283,7 @@ where
         self.map_err(|error| {
             if let Some(raw) = error.raw_response() {
                 bucket.clock.correct(raw);
+                redirect::note(raw);
             }
             let has_session_token =
                 session.credentials.as_ref().is_some_and(|held| held.credentials.session_token().is_some());

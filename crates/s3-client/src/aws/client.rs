@@ -22,6 +22,7 @@ use aws_types::service_config::ServiceConfigKey;
 use super::clock::ServerClock;
 use super::header_limit::HeaderLimit;
 use super::quiet::SILENCE_LIMIT;
+use super::redirect::Leads;
 use crate::config::{AddressingStyle, BucketType, ClientConfig, CredentialSource, StaticKeys};
 use crate::credentials::{CredentialCache, default_chain};
 use crate::endpoint::{Endpoint, Scheme};
@@ -96,6 +97,7 @@ impl ClientTemplate {
         }
         builder.push_interceptor(aws_sdk_s3::config::SharedInterceptor::new(UserAgent::new(config)));
         builder.push_interceptor(aws_sdk_s3::config::SharedInterceptor::new(HeaderLimit));
+        builder.push_interceptor(aws_sdk_s3::config::SharedInterceptor::new(Leads));
         let connect_timeout = config.connect_timeout;
         let region = Arc::from(region.name);
         Ok(Self { builder, http, endpoint, connect_timeout, region, credentials })

@@ -46,7 +46,7 @@ use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::config_bag::{ConfigBag, FrozenLayer};
 use parking_lot::Mutex;
 
-use super::header_limit;
+use super::{header_limit, redirect};
 
 /// An operation of the SDK, under the name of its type there.
 pub(super) trait Operation {
@@ -281,6 +281,7 @@ impl Pattern {
         let mut request = HttpRequest::empty();
         request.set_method(method)?;
         request.set_uri([&self.before_key, &*path_of(wanted.key), &self.after_key].concat())?;
+        redirect::lead(&mut request)?;
         *request.headers_mut() = self.headers.clone();
         let headers = request.headers_mut();
         if let Some(range) = &wanted.range {

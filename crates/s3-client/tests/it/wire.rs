@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::TryStreamExt;
 use sluicefs_s3_client::config::{AddressingStyle, Secret, SseCustomerKey, StaticKeys};
 use sluicefs_s3_client::{
     AwsBucket, Bucket, ByteRange, ClientConfig, CredentialSource, ETag, Error, ErrorKind, GetRequest,
-    KeyPrefix, ListRequest, ObjectKey, StorageClass,
+    KeyPrefix, ListRequest, ObjectAttributes, ObjectKey, Payload, PutRequest, StorageClass, WriteCondition,
 };
 
 use crate::canned::{Canned, Reply, Request, error, reply};
@@ -275,6 +276,41 @@ async fn redirects_to_other_hosts_are_not_followed() {
         }
     }
     assert!(elsewhere.requests().is_empty());
+}
+
+#[tokio::test]
+async fn a_redirect_to_the_same_server_is_followed_once() {
+    for status in [307, 308] {
+        let server = Canned::start(move |request| match request.target.contains("node=2") {
+            true => reply(200, OBJECT, "hello"),
+            false => reply(status, "Location: /b/k?node=2", ""),
+        })
+        .await;
+        let bucket = bucket(&server).await;
+        bucket.get(get(None)).await.unwrap();
+        bucket.head(&key("k")).await.unwrap();
+        let body = Payload::from(Bytes::from_static(b"sent twice"));
+        let attributes = ObjectAttributes::default();
+        let put = PutRequest { key: key("k"), body, attributes, condition: WriteCondition::Any };
+        bucket.put(put).await.unwrap();
+        let requests = server.requests();
+        let seen: Vec<_> =
+            requests.iter().map(|r| (r.method.as_str(), r.target.contains("node=2"))).collect();
+        let twice = |method| [(method, false), (method, true)];
+        assert_eq!(seen, [twice("GET"), twice("HEAD"), twice("PUT")].concat());
+        assert_eq!(requests[5].body, "sent twice");
+        for pair in requests.chunks(2) {
+            let [first, second] =
+                pair.iter().map(|r| r.header("authorization").unwrap()).collect::<Vec<_>>()[..]
+            else {
+                panic!("two of each")
+            };
+            assert_ne!(first, second, "each is signed for its own URL");
+        }
+    }
+    let server = Canned::start(|_| reply(307, "Location: /b/k?round=and-round", "")).await;
+    let error = bucket(&server).await.get(get(None)).await.unwrap_err();
+    assert_eq!((error.kind(), server.requests().len()), (ErrorKind::BadEndpoint, 2));
 }
 
 #[tokio::test]
