@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -53,19 +54,20 @@ pub(crate) fn run(args: &DemoArgs) -> Result<(), Failure> {
     let result = runtime.block_on(async {
         let mut signals = Signals::listen()?;
         let directory = TemporaryDirectory::create()?;
-        let session = tokio::select! {
-            session = show(args, directory.path()) => session?,
-            signal = signals.next() => return Err(Failure::failed(format!("stopped by {signal}"))),
+        let demonstration = tokio::select! {
+            demonstration = prepare(args, directory.path()) => demonstration?,
+            signal = signals.next() => return Err(stopped_by(signal)),
         };
-        if args.keep {
+        let used = demonstration.use_it(args, &mut signals).await;
+        if used.is_ok() && args.keep {
             say(&format!(
                 "\nIt stays mounted at {} for reading and writing, until you press Ctrl-C.",
-                session.session.target().display()
+                demonstration.session.target().display()
             ))?;
             signals.next().await;
         }
-        let Demonstration { session, server: _server } = session;
-        mount::stop(session, &mut signals).await
+        let Demonstration { session, server: _server, .. } = demonstration;
+        used.and(mount::stop(session, &mut signals).await)
     });
     // A reader that Ctrl-C has cut off may still wait for the kernel.
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -73,14 +75,22 @@ pub(crate) fn run(args: &DemoArgs) -> Result<(), Failure> {
     say("Unmounted, and everything cleaned up.")
 }
 
+fn stopped_by(signal: &str) -> Failure {
+    Failure::failed(format!("stopped by {signal}"))
+}
+
 /// What lives until the end of the demonstration; the session first, so that it can still ask the server.
 #[derive(Debug)]
 struct Demonstration {
     session: MountedSession,
     server: EmbeddedS3,
+    bucket: MemoryBucket,
+    /// Of the model's tensors.
+    checksums: Vec<String>,
 }
 
-async fn show(args: &DemoArgs, directory: &Path) -> Result<Demonstration, Failure> {
+/// Starts the server, fills its bucket, and mounts it.
+async fn prepare(args: &DemoArgs, directory: &Path) -> Result<Demonstration, Failure> {
     let bucket = MemoryBucket::new(BUCKET);
     let config =
         EmbeddedS3Config { unsigned: Unsigned::Refused, ..EmbeddedS3Config::new([(BUCKET, bucket.clone())]) };
@@ -105,17 +115,38 @@ async fn show(args: &DemoArgs, directory: &Path) -> Result<Demonstration, Failur
     let started = Instant::now();
     let session = mount(&endpoint, keys, directory).await?;
     say(&format!("3. It is mounted at {} ({} ms).", directory.display(), started.elapsed().as_millis()))?;
+    Ok(Demonstration { session, server, bucket, checksums })
+}
 
-    let (root, size) = (directory.to_owned(), args.size);
-    let used = tokio::task::spawn_blocking(move || {
-        read_back(&root, &checksums, size)?;
-        write_through(&root, &bucket)
-    });
-    used.await.map_err(mount::panicked)??;
-    let requests = server.requests();
-    say(&format!("   The server answered {} requests for all of this.", requests.total()))?;
-    say(WHAT_NEXT)?;
-    Ok(Demonstration { session, server })
+impl Demonstration {
+    /// Reads and writes through the mount. A signal ends that, and returns once nobody uses the mount any more: what would go on reading from
+    /// it would keep its threads alive when the runtime is gone.
+    async fn use_it(&self, args: &DemoArgs, signals: &mut Signals) -> Result<(), Failure> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let reader = Reader {
+            root: self.session.target().to_owned(),
+            checksums: self.checksums.clone(),
+            size_mib: args.size,
+            stop: Arc::clone(&stop),
+        };
+        let bucket = self.bucket.clone();
+        let mut used = tokio::task::spawn_blocking(move || {
+            reader.read_back()?;
+            write_through(&reader.root, &bucket)
+        });
+        let used = tokio::select! {
+            used = &mut used => used.map_err(mount::panicked)?,
+            signal = signals.next() => {
+                stop.store(true, Ordering::Relaxed);
+                // It ends by the flag or by itself; either way the signal is why.
+                let _ended = used.await.map_err(mount::panicked)?;
+                Err(stopped_by(signal))
+            }
+        };
+        used?;
+        say(&format!("   The server answered {} requests for all of this.", self.server.requests().total()))?;
+        say(WHAT_NEXT)
+    }
 }
 
 const WHAT_NEXT: &str = "
@@ -160,23 +191,67 @@ async fn mount(endpoint: &str, keys: StaticKeys, directory: &Path) -> Result<Mou
     attach(fs, directory.to_owned(), session).await
 }
 
-/// Reads all files through the mount, as any program would.
-fn read_back(root: &Path, checksums: &[String], size_mib: u64) -> Result<(), Failure> {
-    let failed = |error: io::Error| Failure::failed(format!("reading through the mount: {error}"));
-    for (key, expected) in FILES {
-        if std::fs::read(root.join(key)).map_err(failed)? != expected.as_bytes() {
-            return Err(Failure::failed(format!("{key} reads back wrong through the mount")));
+/// Whoever reads the files of the demo.
+#[derive(Debug)]
+struct Reader {
+    root: PathBuf,
+    checksums: Vec<String>,
+    size_mib: u64,
+    /// Set when it is to end.
+    stop: Arc<AtomicBool>,
+}
+
+impl Reader {
+    /// Reads all files through the mount, as any program would.
+    fn read_back(&self) -> Result<(), Failure> {
+        let failed = |error: io::Error| Failure::failed(format!("reading through the mount: {error}"));
+        for (key, expected) in FILES {
+            if std::fs::read(self.root.join(key)).map_err(failed)? != expected.as_bytes() {
+                return Err(Failure::failed(format!("{key} reads back wrong through the mount")));
+            }
         }
+        let bar = progress_bar("reading", self.size_mib << 20);
+        let once = self.read_model(&bar)?;
+        bar.finish_and_clear();
+        say(&format!(
+            "4. The model reads back through the mount, every checksum right: {}.",
+            rate(self.size_mib, once)
+        ))?;
+        let again = self.read_model(&ProgressBar::hidden())?;
+        say(&format!("   Once more, now cached by the kernel: {}.", rate(self.size_mib, again)))
     }
-    let bar = progress_bar("reading", size_mib << 20);
-    let once = read_model(root, checksums, &bar)?;
-    bar.finish_and_clear();
-    say(&format!(
-        "4. The model reads back through the mount, every checksum right: {}.",
-        rate(size_mib, once)
-    ))?;
-    let again = read_model(root, checksums, &ProgressBar::hidden())?;
-    say(&format!("   Once more, now cached by the kernel: {}.", rate(size_mib, again)))
+
+    /// Reads and checks the tensors one after another; how long reading took.
+    fn read_model(&self, bar: &ProgressBar) -> Result<Duration, Failure> {
+        let failed =
+            |error: io::Error| Failure::failed(format!("reading the model through the mount: {error}"));
+        let progress = |bytes| {
+            bar.inc(bytes);
+            match self.stop.load(Ordering::Relaxed) {
+                true => Err(io::Error::new(io::ErrorKind::Interrupted, "the demo was stopped")),
+                false => Ok(()),
+            }
+        };
+        let started = Instant::now();
+        let mut file = File::open(self.root.join(MODEL)).map_err(failed)?;
+        let tensors = model::read_header(&mut file).map_err(failed)?;
+        let mut spent = started.elapsed();
+        if tensors.len() != self.checksums.len() {
+            return Err(Failure::failed("the model has another number of tensors than was written"));
+        }
+        for (tensor, expected) in tensors.iter().zip(&self.checksums) {
+            let started = Instant::now();
+            let bytes = model::read_tensor(&file, tensor.range, progress).map_err(failed)?;
+            spent += started.elapsed();
+            if model::checksum(bytes) != *expected {
+                return Err(Failure::failed(format!(
+                    "{} reads back with another checksum than was written",
+                    tensor.name
+                )));
+            }
+        }
+        Ok(spent)
+    }
 }
 
 /// Writes a file through the mount, as any program would, and looks whether the bucket holds it.
@@ -197,30 +272,6 @@ fn write_through(root: &Path, bucket: &MemoryBucket) -> Result<(), Failure> {
         "5. A file written through the mount is in the bucket when it is closed: s3://{BUCKET}/{key} ({} ms).",
         spent.as_millis()
     ))
-}
-
-/// Reads and checks the tensors one after another; how long reading took.
-fn read_model(root: &Path, checksums: &[String], bar: &ProgressBar) -> Result<Duration, Failure> {
-    let failed = |error: io::Error| Failure::failed(format!("reading the model through the mount: {error}"));
-    let started = Instant::now();
-    let mut file = File::open(root.join(MODEL)).map_err(failed)?;
-    let tensors = model::read_header(&mut file).map_err(failed)?;
-    let mut spent = started.elapsed();
-    if tensors.len() != checksums.len() {
-        return Err(Failure::failed("the model has another number of tensors than was written"));
-    }
-    for (tensor, expected) in tensors.iter().zip(checksums) {
-        let started = Instant::now();
-        let bytes = model::read_tensor(&file, tensor.range, |bytes| bar.inc(bytes)).map_err(failed)?;
-        spent += started.elapsed();
-        if model::checksum(bytes) != *expected {
-            return Err(Failure::failed(format!(
-                "{} reads back with another checksum than was written",
-                tensor.name
-            )));
-        }
-    }
-    Ok(spent)
 }
 
 fn rate(size_mib: u64, spent: Duration) -> String {

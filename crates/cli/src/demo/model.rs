@@ -108,7 +108,7 @@ pub(super) fn read_header(file: &mut File) -> io::Result<Vec<Tensor>> {
 pub(super) fn read_tensor(
     file: &File,
     range: ByteRange,
-    mut progress: impl FnMut(u64),
+    progress: impl Fn(u64) -> io::Result<()>,
 ) -> io::Result<Vec<u8>> {
     let len = usize::try_from(range.len()).map_err(io::Error::other)?;
     let mut bytes = vec![0; len];
@@ -116,7 +116,7 @@ pub(super) fn read_tensor(
     for piece in bytes.chunks_mut(1 << 20) {
         file.read_exact_at(piece, offset)?;
         offset += piece.len() as u64;
-        progress(piece.len() as u64);
+        progress(piece.len() as u64)?;
     }
     Ok(bytes)
 }
@@ -141,7 +141,7 @@ mod tests {
         let tensors = read_header(&mut file).unwrap();
         assert_eq!((tensors.len() as u64, written_bytes), (TENSORS, 1 << 20));
         let read: Vec<_> =
-            tensors.iter().map(|t| checksum(read_tensor(&file, t.range, |_| ()).unwrap())).collect();
+            tensors.iter().map(|t| checksum(read_tensor(&file, t.range, |_| Ok(())).unwrap())).collect();
         assert_eq!(read, model.checksums);
         assert_eq!(generate(1, 7, |_| ()).file, model.file);
     }

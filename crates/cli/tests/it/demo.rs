@@ -42,10 +42,12 @@ fn keep_stays_until_ctrl_c() {
 #[test]
 fn ctrl_c_in_the_middle_cleans_up() {
     let sandbox = Sandbox::new();
-    let mut demo = Foreground::start(sandbox.sluicefs(["demo", "--size", "512"]), Listen::Stdout);
+    let mut demo = Foreground::start(sandbox.sluicefs(["demo", "--size", "512"]), Listen::Both);
     demo.wait_for("It is mounted at");
     demo.signal(Signal::INT);
     assert_eq!(demo.wait().code(), Some(1));
+    let said = demo.rest();
+    assert_eq!(said.trim(), "sluicefs: error: stopped by SIGINT", "and nothing about panics");
     let left: Vec<_> = fs::read_dir(sandbox.path("")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left, ["mnt"]);
 }

@@ -200,15 +200,15 @@ pub(crate) struct Foreground {
 impl Foreground {
     /// Starts `command` and listens to `which` of its outputs.
     pub(crate) fn start(mut command: Command, which: Listen) -> Self {
+        let (output, writer) = std::io::pipe().unwrap();
         let (stdout, stderr) = match which {
-            Listen::Stdout => (Stdio::piped(), Stdio::inherit()),
-            Listen::Stderr => (Stdio::null(), Stdio::piped()),
+            Listen::Stdout => (writer.into(), Stdio::inherit()),
+            Listen::Stderr => (Stdio::null(), writer.into()),
+            Listen::Both => (writer.try_clone().unwrap().into(), writer.into()),
         };
-        let mut child = command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn().unwrap();
-        let output: Box<dyn std::io::Read + Send> = match which {
-            Listen::Stdout => Box::new(child.stdout.take().unwrap()),
-            Listen::Stderr => Box::new(child.stderr.take().unwrap()),
-        };
+        let child = command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn().unwrap();
+        // It holds ends of the pipe.
+        drop(command);
         let (send, lines) = sync_channel(10_000);
         std::thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
@@ -232,6 +232,11 @@ impl Foreground {
                 Err(_) => panic!("no {text:?} in {:#?}", self.seen),
             }
         }
+    }
+
+    /// What it says until it ends.
+    pub(crate) fn rest(&self) -> String {
+        self.lines.iter().collect::<Vec<_>>().join("\n")
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -261,4 +266,5 @@ impl Drop for Foreground {
 pub(crate) enum Listen {
     Stdout,
     Stderr,
+    Both,
 }
