@@ -255,7 +255,7 @@ impl Filesystem for Adapter {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        reply.ok();
+        self.requests.serve(self.core().fsyncdir(reply));
     }
 
     // === Changes ===

@@ -138,6 +138,8 @@ pub struct WriteConfig {
     pub max_renamed_objects: u64,
     /// Give what is written the `Content-Type` that the extension of its name stands for, if it does for one. Default true.
     pub infer_content_type: bool,
+    /// Removed files are gone at the store a moment later, many by one request. Default false.
+    pub delete_behind: bool,
     /// The tier that new objects are told to be in, as far as attributes show it. The client's settings decide.
     pub storage_class: StorageClass,
 }
@@ -151,6 +153,7 @@ impl Default for WriteConfig {
             exclusive: Exclusive::default(),
             max_renamed_objects: 100_000,
             infer_content_type: true,
+            delete_behind: false,
             storage_class: StorageClass::Standard,
         }
     }

@@ -23,6 +23,7 @@ use crate::open_file::{FileHandle, OpenFiles, Pin};
 use crate::path::NAME_MAX_BYTES;
 use crate::read::{ReadData, ReadEngine, ReadStats};
 use crate::readdir::DirHandle;
+use crate::removals::{Removal, RemovalStats, Removals};
 use crate::tree::Tree;
 use crate::write::{WriteEngine, Writer, Writers};
 use crate::xattr;
@@ -42,6 +43,8 @@ pub struct FileSystem {
     writers: Arc<Writers>,
     /// Files that lost their names while they were open, until the kernel forgets them.
     nameless: Mutex<FxHashMap<InodeNo, Writer>>,
+    /// If removed files are removed at the store a moment later.
+    removals: Option<Arc<Removals>>,
     open_files: HandleTable<Handle>,
     open_dirs: HandleTable<DirHandle>,
     kernel: OnceLock<Box<dyn Kernel>>,
@@ -82,6 +85,11 @@ impl FileSystem {
         let files = Arc::new(OpenFiles::new(Arc::clone(&engine)));
         let tree = Arc::new(Tree::new(Arc::clone(&bucket), &config, Arc::clone(&files), runtime.clone()));
         let committed = Arc::clone(&tree);
+        let removals = config.write.delete_behind.then(|| {
+            let tree = Arc::clone(&tree);
+            let on_end = Box::new(move |removal: &Removal, outcome| tree.removal_ended(removal, outcome));
+            Removals::new(Arc::clone(&bucket), runtime.clone(), on_end)
+        });
         let writes = WriteEngine::new(
             Arc::clone(&bucket),
             Arc::clone(&engine),
@@ -98,6 +106,7 @@ impl FileSystem {
             writes,
             writers: Arc::default(),
             nameless: Mutex::default(),
+            removals,
             open_files,
             open_dirs,
             kernel: OnceLock::new(),
@@ -335,6 +344,11 @@ impl FileSystem {
     pub async fn xattr_names(&self, ino: InodeNo) -> Result<Vec<String>> {
         let known = self.tree.table.current("listxattr", ino)?;
         Ok(known.meta.map_or_else(Vec::new, |meta| xattr::names_of(&meta)))
+    }
+
+    /// How many removed files the store still has, with [`delete_behind`](crate::WriteConfig::delete_behind).
+    pub fn removal_stats(&self) -> RemovalStats {
+        self.removals.as_ref().map(|removals| removals.stats()).unwrap_or_default()
     }
 
     /// What reads cost so far, and the memory they take.

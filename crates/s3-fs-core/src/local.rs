@@ -71,6 +71,21 @@ impl LocalNames {
         state.forget_oldest(dir)
     }
 
+    /// The store knows since `known` that `name` in `dir` was removed; `None`: it was not, and what the store says counts again.
+    pub(crate) fn removal_ended(&self, dir: InodeNo, name: &str, known: Option<Instant>) {
+        let state = &mut *self.0.lock();
+        let Some(names) = state.directories.get_mut(&dir) else { return };
+        match names.get_mut(name) {
+            Some(local) if local.remote.is_none() && local.known.is_none() => local.known = known,
+            // It was made anew.
+            _ => return,
+        }
+        if known.is_none() {
+            names.remove(name);
+            state.names -= 1;
+        }
+    }
+
     /// What `name` in `dir` stands for, if an answer to a request sent at `seen` cannot know it.
     pub(crate) fn correct(&self, dir: InodeNo, name: &str, seen: Instant) -> Option<Option<Remote>> {
         let state = self.0.lock();

@@ -3,6 +3,7 @@
 //! What is fresh is told from memory. What is not is asked for once, and everything the answer tells is kept.
 
 mod changes;
+mod sweeps;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -31,6 +32,8 @@ use crate::path::{self, NAME_MAX_BYTES};
 use crate::readdir::{DOT_ENTRIES, DirHandle};
 use crate::resolve::{self, Plan};
 
+use sweeps::Sweeps;
+
 pub(crate) use changes::Target;
 
 /// At most so many hidden names are remembered as reported; after that they are no longer reported.
@@ -49,6 +52,7 @@ pub(crate) struct Tree {
     negative: NegativeCache,
     listings: Arc<ListingCache>,
     local: LocalNames,
+    sweeps: Sweeps,
     files: Arc<OpenFiles>,
     runtime: Handle,
     on_hidden: OnHidden,
@@ -71,6 +75,7 @@ impl Tree {
             negative: NegativeCache::default(),
             listings: Arc::default(),
             local: LocalNames::default(),
+            sweeps: Sweeps::default(),
             files,
             runtime,
             on_hidden,
@@ -91,13 +96,14 @@ impl Tree {
         let prefix = self.table.directory("lookup", parent)?;
         path::check_name(name).map_err(|_| not_found())?;
         let now = Instant::now();
-        if let Some(entry) = self.table.lookup_fresh(parent, name, now) {
+        let patience = self.sweeps.patience(parent, now, self.ttl);
+        if let Some(entry) = self.table.lookup_fresh(parent, name, now, patience) {
             return Ok(entry);
         }
         if self.negative.get(parent, name, now).is_some() {
             return Err(not_found());
         }
-        let (seen, found) = match self.told(parent, name, now) {
+        let (seen, found) = match self.told(parent, name, now, self.ttl + patience) {
             Some(told) => told,
             None => {
                 let (seen, found) = self.ask(parent, &prefix, name).await?;
@@ -134,12 +140,18 @@ impl Tree {
     }
 
     /// What `name` is as far as a listing or this mount itself told: since when that is so, and the answer.
-    fn told(&self, parent: InodeNo, name: &str, now: Instant) -> Option<(Instant, Option<Named>)> {
+    fn told(
+        &self,
+        parent: InodeNo,
+        name: &str,
+        now: Instant,
+        ttl: Duration,
+    ) -> Option<(Instant, Option<Named>)> {
         let named = |remote| Named { name: Box::from(name), remote };
         if let Some(own) = self.local.correct(parent, name, now) {
             return Some((now, own.map(named)));
         }
-        let (seen, found) = self.listings.find(parent, name, now, self.ttl)?;
+        let (seen, found) = self.listings.find(parent, name, now, ttl)?;
         if let Some(own) = self.local.correct(parent, name, seen) {
             return Some((seen, own.map(named)));
         }

@@ -45,6 +45,11 @@ pub(crate) struct WritingArgs {
     /// request and tells the second of two only then. [default: at-open]
     #[arg(long, value_enum, value_name = "at-open|at-close", hide_possible_values = true)]
     pub(crate) excl: Option<ExclArg>,
+    /// Remove files at the store a moment after they are gone here, a thousand by one request. Failures are logged, and the file is there
+    /// again; what somebody else writes under the name in that moment is removed too. fsync of a directory waits for it, as do rmdir and
+    /// unmounting.
+    #[arg(long)]
+    pub(crate) delete_behind: bool,
     /// Refuse to rename directories with more objects than this below them: each is copied by a request. [default: 100000]
     #[arg(long, value_name = "N")]
     pub(crate) max_renamed_objects: Option<u64>,

@@ -57,6 +57,7 @@ pub(super) fn write_config(args: &MountArgs, memory_limit_bytes: u64) -> WriteCo
         }),
         max_renamed_objects: writing.max_renamed_objects.unwrap_or(defaults.max_renamed_objects),
         infer_content_type: !writing.no_content_type,
+        delete_behind: writing.delete_behind,
         storage_class: writing.storage_class.as_deref().map_or(defaults.storage_class, StorageClass::parse),
     }
 }

@@ -131,6 +131,10 @@ impl Core {
         self.done(self.fs.fsync(HandleId(handle.0)).await, reply);
     }
 
+    pub(super) async fn fsyncdir(self: Arc<Self>, reply: ReplyEmpty) {
+        self.done(self.fs.sync_removals().await, reply);
+    }
+
     pub(super) async fn unlink(self: Arc<Self>, parent: INodeNo, name: String, reply: ReplyEmpty) {
         self.done(self.fs.unlink(inode(parent), &name).await, reply);
     }

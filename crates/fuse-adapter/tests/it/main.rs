@@ -9,6 +9,7 @@
 )]
 
 mod directories;
+mod economy;
 mod lengths;
 mod lifecycle;
 mod links;

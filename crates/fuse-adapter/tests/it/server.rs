@@ -26,12 +26,12 @@ const LARGE: u64 = 2048 * MIB;
 const SEED: u64 = 7;
 
 /// A bucket behind a server, mounted through the client that mounts use.
-struct Served {
+pub(crate) struct Served {
     // In the order in which they go: the mount before its server.
-    mount: TestMount,
+    pub(crate) mount: TestMount,
     /// How many GETs failed.
     failed: watch::Receiver<u64>,
-    server: EmbeddedS3,
+    pub(crate) server: EmbeddedS3,
     runtime: Runtime,
 }
 
@@ -73,6 +73,28 @@ impl Bucket for Failures {
 
 impl Served {
     fn new(store: MemoryBucket) -> Self {
+        Self::with(store, |bucket| {
+            let failures = Failures::new(bucket);
+            let failed = failures.failed.subscribe();
+            let bucket = Arc::new(ReliableBucket::new(Arc::new(failures), RetryConfig::default()));
+            let read = ReadConfig { memory_limit_bytes: 128 * MIB, ..ReadConfig::default() };
+            (TestMount::new(bucket, FsConfig { read, ..FsConfig::default() }), failed)
+        })
+    }
+
+    /// For reading and writing.
+    pub(crate) fn writable(store: MemoryBucket, settings: FsConfig) -> Self {
+        Self::with(store, |bucket| {
+            let bucket = Arc::new(ReliableBucket::new(bucket, RetryConfig::default()));
+            let mount = TestMount::with(bucket, settings, |config| config.read_only = false);
+            (mount, watch::Sender::new(0).subscribe())
+        })
+    }
+
+    fn with(
+        store: MemoryBucket,
+        mount: impl FnOnce(Arc<dyn Bucket>) -> (TestMount, watch::Receiver<u64>),
+    ) -> Self {
         let runtime = runtime();
         let server = runtime.block_on(EmbeddedS3::start(EmbeddedS3Config::new([("models", store)]))).unwrap();
         let config = ClientConfig {
@@ -87,11 +109,7 @@ impl Served {
             ..ClientConfig::default()
         };
         let url = BucketUrl::parse("models").unwrap();
-        let failures = Failures::new(runtime.block_on(open::connect(&url, &config)).unwrap());
-        let failed = failures.failed.subscribe();
-        let bucket = Arc::new(ReliableBucket::new(Arc::new(failures), RetryConfig::default()));
-        let read = ReadConfig { memory_limit_bytes: 128 * MIB, ..ReadConfig::default() };
-        let mount = TestMount::new(bucket, FsConfig { read, ..FsConfig::default() });
+        let (mount, failed) = mount(runtime.block_on(open::connect(&url, &config)).unwrap());
         Self { mount, failed, server, runtime }
     }
 

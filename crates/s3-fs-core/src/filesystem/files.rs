@@ -79,6 +79,7 @@ impl FileSystem {
             path::file_key(&prefix, name).ok_or_else(too_long)
         };
         let (key, _stays) = self.stay(key).await?;
+        self.removal_ended(&key).await;
         let mut meta = ObjectMeta {
             size: 0,
             etag: None,
@@ -278,6 +279,10 @@ impl FileSystem {
     /// Cancel-safe, but what is dropped with the runtime leaves parts at the store.
     pub async fn finish(&self, grace: Duration) -> Vec<ObjectKey> {
         let deadline = Instant::now() + grace;
+        let all_gone = timeout_at(deadline, self.sync_removals()).await;
+        if !matches!(all_gone, Ok(Ok(()))) {
+            tracing::error!(stats = ?self.removal_stats(), "not all removed files are gone at the store");
+        }
         let is_idle = timeout_at(deadline, self.writes.idle()).await.is_ok();
         let unsaved = self.writers.unsaved();
         if !is_idle {

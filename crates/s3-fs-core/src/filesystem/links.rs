@@ -41,6 +41,7 @@ impl FileSystem {
             self.tree.key_of(&prefix, name, FileKind::Symlink).ok_or_else(too_long)
         };
         let (key, _stays) = self.stay(key).await?;
+        self.removal_ended(&key).await;
         let condition = match self.bucket.traits().conditional_writes {
             true => WriteCondition::Absent,
             false => WriteCondition::Any,

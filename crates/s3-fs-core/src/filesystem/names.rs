@@ -12,6 +12,7 @@ use crate::attr::{Entry, InodeNo, NewAttr};
 use crate::error::{Error, ErrorKind, Result};
 use crate::inode::Remote;
 use crate::path;
+use crate::removals::Removal;
 use crate::tree::Target;
 use crate::write::{Draft, Stay};
 
@@ -46,6 +47,11 @@ impl FileSystem {
         }
         self.leave_nameless(&target).await?;
         let (key, _stays) = self.stay(|| self.tree.key("unlink", target.ino)).await?;
+        if let Some(removals) = &self.removals {
+            self.tree.removed_here(parent, name, target.ino);
+            removals.add(key, Removal { parent, name: Box::from(name) }).await;
+            return Ok(());
+        }
         if let Err(error) = self.delete("unlink", &key).await {
             self.regain_name(target.ino).await;
             return Err(error);
@@ -66,10 +72,22 @@ impl FileSystem {
         }
         let marker = || self.marker("rmdir", &self.tree.table.directory("rmdir", target.ino)?);
         let _stays = self.stay(marker).await?;
+        self.sync_removals().await?;
         self.must_be_empty("rmdir", target.ino).await?;
         self.remove_marker("rmdir", &self.tree.table.directory("rmdir", target.ino)?).await?;
         self.tree.removed(parent, name, target.ino);
         Ok(())
+    }
+
+    /// Returns when the files that this mount removed are gone at the store too.
+    ///
+    /// # Errors
+    /// Why one is not, and is there again: `AccessDenied`, `Io`.
+    pub async fn sync_removals(&self) -> Result<()> {
+        match &self.removals {
+            Some(removals) => removals.flush().await,
+            None => Ok(()),
+        }
     }
 
     // === What these have in common ===
@@ -82,6 +100,13 @@ impl FileSystem {
             if key()? == now {
                 return Ok((now, stay));
             }
+        }
+    }
+
+    /// Returns when the object `key` may be made: one of that name may be about to be removed.
+    pub(super) async fn removal_ended(&self, key: &ObjectKey) {
+        if let Some(removals) = &self.removals {
+            removals.ended(key).await;
         }
     }
 
@@ -133,7 +158,12 @@ impl FileSystem {
         path::check_new_name(name).map_err(|kind| Error::new(kind, operation).with_name(name))?;
         match self.tree.find(parent, name).await {
             Ok(_) => Err(Error::new(ErrorKind::Exists, operation).with_name(name)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                if let Some(key) = path::file_key(&self.tree.table.directory(operation, parent)?, name) {
+                    self.removal_ended(&key).await;
+                }
+                Ok(())
+            }
             Err(error) => Err(error),
         }
     }

@@ -141,6 +141,7 @@ impl FileSystem {
             self.may_be_file("rename", to.1)?;
         }
         let (key, new_key, _stays) = self.keys_that_stay(ino, to).await?;
+        self.removal_ended(&new_key).await;
         // Nothing of the file is sent to its old key from here on.
         let draft = self.writers.draft(ino);
         let paused = match &draft {
@@ -348,6 +349,7 @@ impl FileSystem {
             return Err(Error::new(ErrorKind::Invalid, "rename").with_name(to.1));
         }
         let _moving = self.begin_move(source.ino, (&old, &new), from.1).await?;
+        self.sync_removals().await?;
         let objects = self.all_below(&old).await?;
         if let Some(target) = &target {
             if !target.is_directory() {

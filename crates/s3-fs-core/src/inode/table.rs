@@ -123,13 +123,20 @@ impl InodeTable {
         }
     }
 
-    /// Looks `name` up among what is known and still believed at `now`, and counts the lookup.
-    pub(crate) fn lookup_fresh(&self, parent: InodeNo, name: &str, now: Instant) -> Option<Entry> {
+    /// Looks `name` up among what is known and still believed at `now`, or was until `patience` ago, and counts the lookup.
+    pub(crate) fn lookup_fresh(
+        &self,
+        parent: InodeNo,
+        name: &str,
+        now: Instant,
+        patience: Duration,
+    ) -> Option<Entry> {
         let mut state = self.state.write();
         // A directory shadows a file of its name.
         for kind in [FileKind::Directory, FileKind::File] {
             let ino = self.number(&state, parent, name, kind);
-            let is_fresh = |inode: &&mut Box<Inode>| inode.valid_until > now || inode.written.is_some();
+            let is_fresh =
+                |inode: &&mut Box<Inode>| inode.valid_until + patience > now || inode.written.is_some();
             if let Some(inode) = state.inodes.get_mut(&ino).filter(is_fresh) {
                 inode.lookups += 1;
                 return Some(self.look.entry(ino, inode, now));

@@ -13,6 +13,7 @@ use crate::listing::{Listing, Named};
 use crate::local::Extra;
 use crate::path;
 use crate::readdir::DirHandle;
+use crate::removals::{Outcome, Removal};
 
 /// Names that no listing has follow those of the listing, at offsets from here on: a bucket has fewer keys.
 const EXTRAS_FROM: u64 = 1 << 62;
@@ -76,6 +77,24 @@ impl Tree {
         self.table.give(ino, GivenAttr::changed_at(clock::now()));
     }
 
+    /// Notes that `name`, which was `ino`, is gone for this mount; the store will know.
+    pub(crate) fn removed_here(&self, parent: InodeNo, name: &str, ino: InodeNo) {
+        self.table.remove(ino);
+        self.left(parent, name, Instant::now());
+        self.note(parent, name, None, None);
+        self.keep_directory(parent);
+        self.names_changed(parent);
+    }
+
+    /// What [`Tree::removed_here`] noted is true at the store too, or not at all.
+    pub(crate) fn removal_ended(&self, removal: &Removal, outcome: Outcome) {
+        let Removal { parent, name } = removal;
+        self.local.removal_ended(*parent, name, (outcome == Outcome::Done).then(Instant::now));
+        if outcome == Outcome::Failed {
+            self.negative.remove(*parent, name);
+        }
+    }
+
     /// Notes that the inode `ino` has moved, which the store's listings show since `known`, or do not.
     ///
     /// # Errors
@@ -115,9 +134,14 @@ impl Tree {
     }
 
     fn gone(&self, parent: InodeNo, name: &str, now: Instant) {
-        self.negative.insert(parent, name, now + self.negative_ttl);
+        self.left(parent, name, now);
         self.note(parent, name, None, Some(now));
         self.keep_directory(parent);
+    }
+
+    fn left(&self, parent: InodeNo, name: &str, now: Instant) {
+        self.negative.insert(parent, name, now + self.negative_ttl);
+        self.sweeps.removed(parent, now);
     }
 
     /// What keys imply goes with the last of them; a directory that somebody emptied is still there.

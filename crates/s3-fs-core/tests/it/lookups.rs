@@ -172,3 +172,20 @@ async fn an_answer_that_a_removal_overtook_does_not_bring_the_name_back() {
     assert_eq!(asked.unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(fs.lookup(InodeNo::ROOT, "a").await.unwrap_err().kind(), ErrorKind::NotFound);
 }
+
+#[tokio::test(start_paused = true)]
+async fn names_are_believed_for_longer_while_others_are_removed() {
+    for (removes, asks) in [(true, false), (false, true)] {
+        let bucket = Recorder::new(&["d/a", "d/b", "d/c"]);
+        let fs = bucket.mount();
+        let dir = walk(&fs, "d").await.unwrap().attr.ino;
+        names(&fs, dir, DirMode::Lookup).await.unwrap();
+        tokio::time::advance(Duration::from_secs(5)).await;
+        if removes {
+            fs.unlink(dir, "a").await.unwrap();
+        }
+        bucket.requests();
+        fs.lookup(dir, "b").await.unwrap();
+        assert_eq!(!bucket.requests().is_empty(), asks);
+    }
+}
