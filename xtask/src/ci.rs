@@ -12,6 +12,8 @@ use crate::{licences, reference, tidy, workspace};
 /// Where the integration tests find the outside servers.
 const MOTO: &str = "SLUICEFS_TEST_MOTO";
 const S3S_FS: &str = "SLUICEFS_TEST_S3S_FS";
+/// And an interpreter with what programs on a mount import.
+const PYTHON: &str = "SLUICEFS_TEST_PYTHON";
 
 /// Formatting, lints, tidy and unit tests.
 ///
@@ -65,6 +67,7 @@ fn quick(steps: &mut Steps, root: &Path) -> Result<()> {
 
 fn run_tests(root: &Path, tools: &Tools, args: &[String]) -> Result<()> {
     let test = cargo(root).env(MOTO, &tools.moto_server).env(S3S_FS, &tools.s3s_fs);
+    let test = test.env(PYTHON, &tools.python);
     if args.is_empty() {
         return test.args(["test", "--workspace", "--no-fail-fast"]).run();
     }

@@ -12,7 +12,18 @@ use anyhow::{Context, Result};
 use crate::command::{Run, cargo};
 
 /// From PyPI: moto with what its S3 server alone needs (the `server` extra brings the servers of all services), and typos.
-const PYTHON_TOOLS: [&str; 4] = ["moto[s3]==5.2.5", "flask==3.1.3", "flask-cors==6.0.5", "typos==1.52.0"];
+/// With numpy and safetensors, which programs on a mount save their tensors by.
+const PYTHON_TOOLS: [&str; 6] = [
+    "moto[s3]==5.2.5",
+    "flask==3.1.3",
+    "flask-cors==6.0.5",
+    "typos==1.52.0",
+    "numpy==2.4.6",
+    "safetensors==0.8.0",
+];
+
+/// Kept as a wheel too, to be installed on a mount.
+const WHEEL: &str = "safetensors==0.8.0";
 
 /// From crates.io: the file-backed server of the `s3s` project.
 const S3S_FS_VERSION: &str = "0.14.1";
@@ -30,6 +41,8 @@ pub(crate) struct Tools {
     pub(crate) s3s_fs: PathBuf,
     /// The spelling checker.
     pub(crate) typos: PathBuf,
+    /// Python with what programs on a mount import; the folder `wheels` lies beside its environment.
+    pub(crate) python: PathBuf,
 }
 
 /// Programs that judge a mount.
@@ -67,7 +80,12 @@ pub(crate) fn prepare(root: &Path, target: &Path) -> Result<Tools> {
         (venv.join().expect("installing does not panic"), s3s_fs)
     });
     let bin = venv?.join("bin");
-    Ok(Tools { moto_server: bin.join("moto_server"), s3s_fs: s3s_fs?, typos: bin.join("typos") })
+    Ok(Tools {
+        moto_server: bin.join("moto_server"),
+        s3s_fs: s3s_fs?,
+        typos: bin.join("typos"),
+        python: bin.join("python3"),
+    })
 }
 
 /// A Python environment with [`PYTHON_TOOLS`]; made anew when the list has changed.
@@ -81,6 +99,8 @@ fn python_tools(dir: &Path) -> Result<PathBuf> {
     Run::new("python3").args(["-m", "venv", "--clear"]).args([&venv]).run()?;
     let pip = Run::new(venv.join("bin/pip")).args(["install", "--quiet", "--disable-pip-version-check"]);
     pip.args(PYTHON_TOOLS).run()?;
+    let pip = Run::new(venv.join("bin/pip")).args(["download", "--quiet", "--disable-pip-version-check"]);
+    pip.args(["--no-deps", "--dest"]).args([dir.join("wheels")]).args([WHEEL]).run()?;
     fs::write(&stamp, wanted).with_context(|| format!("writing {}", stamp.display()))?;
     Ok(venv)
 }

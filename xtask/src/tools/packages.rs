@@ -32,6 +32,11 @@ pub(super) const TESTS: &[Need] = &[
         what_for: "a Python environment for the outside S3 server",
         present: || Run::new("python3").args(["-c", "import ensurepip, venv"]).succeeds(),
     },
+    Need {
+        packages: &["rsync", "git", "sqlite3", "vim"],
+        what_for: "programs that are run on a mount",
+        present: || ["rsync", "git", "sqlite3", "vim"].iter().all(|name| which(name).is_some()),
+    },
 ];
 
 /// Of the suites that outside judges bring.

@@ -14,6 +14,7 @@ mod lengths;
 mod lifecycle;
 mod links;
 mod outside;
+mod programs;
 mod read_only;
 mod reading;
 mod refusals;

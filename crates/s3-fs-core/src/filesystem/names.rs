@@ -205,7 +205,8 @@ impl FileSystem {
             condition: WriteCondition::Any,
         };
         let written = self.bucket.put(request).await;
-        let written = written.map_err(|error| Error::from_store(operation, error).with_name(name.as_str()))?;
+        let written =
+            written.map_err(|error| Error::from_store(operation, error).with_name(name.as_str()))?;
         Ok(written.etag.map(|_| Instant::now()))
     }
 
