@@ -447,11 +447,14 @@ impl Inode {
                     self.is_outdated = true;
                     return Change::Replaced;
                 }
+                // The store's own time of what was written here is not known, and where it names no version that is all there would be.
+                Follow::Free if self.is_own_version && (known.etag.is_none() || seen.etag.is_none()) => {
+                    Change::None
+                }
                 Follow::Free if !is_same_version(known, seen) => Change::NewVersion,
                 Follow::Free | Follow::Same => Change::None,
             };
-            let own_time = known.last_modified;
-            *known = seen.clone();
+            let own = std::mem::replace(known, seen.clone());
             match change {
                 Change::NewVersion => {
                     self.is_own_version = false;
@@ -459,7 +462,10 @@ impl Inode {
                         (given.atime, given.mtime, given.ctime) = (None, None, None);
                     }
                 }
-                _ if self.is_own_version => known.last_modified = own_time,
+                _ if self.is_own_version => {
+                    known.last_modified = own.last_modified;
+                    known.etag = known.etag.take().or(own.etag);
+                }
                 _ => {}
             }
         }

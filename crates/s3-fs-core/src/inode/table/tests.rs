@@ -181,3 +181,21 @@ async fn a_removed_file_does_not_become_what_comes_after_it() {
     subject.table.remove(ino);
     assert!(!subject.table.move_on(ino, &version("2"), subject.now));
 }
+
+#[test]
+fn what_was_written_here_keeps_its_version_and_time_where_listings_name_none() {
+    let mut subject = Subject::new();
+    let ino = subject.lookup("old");
+    let own = ObjectMeta { last_modified: Timestamp { secs: 100, nanos: 5 }, ..version("own") };
+    subject.table.commit(ino, own.clone(), subject.now);
+    subject.kernel.etags.lock().clear();
+    let listed = |secs, etag: Option<&str>| {
+        let (etag, last_modified) = (etag.map(ETag::new), Timestamp { secs, nanos: 0 });
+        Remote::Object(FileKind::File, ObjectMeta { etag, last_modified, ..version("") })
+    };
+    for secs in [100, 101, 107] {
+        assert_eq!(subject.table.refresh(ino, &listed(secs, None), subject.now), Change::None);
+        assert_eq!(subject.table.known("test", ino).unwrap().meta, Some(own.clone()), "{secs}");
+    }
+    assert_eq!(subject.table.refresh(ino, &listed(107, Some("other")), subject.now), Change::NewVersion);
+}
