@@ -50,6 +50,19 @@ pub(crate) enum Suite {
     Fio,
     /// What POSIX says of system calls; needs root.
     Pjdfstest,
+    /// The same with attributes kept in the words of s3fs.
+    PjdfstestS3fs,
+}
+
+impl Suite {
+    /// What the mount must be told for it. pjdfstest makes links with absolute targets.
+    fn flags(self) -> &'static str {
+        match self {
+            Self::Apps | Self::Fsx | Self::Fio => "",
+            Self::Pjdfstest => "--allow-symlinks any",
+            Self::PjdfstestS3fs => "--allow-symlinks any --attributes s3fs",
+        }
+    }
 }
 
 impl Suites {
@@ -66,13 +79,15 @@ impl Suites {
         let program = target.join("release/sluicefs");
         let mut scores = Vec::new();
         for suite in suites {
-            let mounted = Mounted::mount(&program, &server, &self.flags)?;
+            let flags = format!("{} {}", suite.flags(), self.flags);
+            let mounted = Mounted::mount(&program, &server, &flags)?;
             let place = Place::make(mounted.path(), &format!("{suite:?}").to_lowercase(), root, &judges)?;
             let ran = match suite {
                 Suite::Apps => runs::apps(&place),
                 Suite::Fsx => runs::fsx(&place, self.seeds),
                 Suite::Fio => runs::fio(&place),
                 Suite::Pjdfstest => runs::pjdfstest(&place),
+                Suite::PjdfstestS3fs => runs::pjdfstest_s3fs(&place),
             };
             let score = ran.with_context(|| format!("running {suite:?}"))?;
             println!("{}", score.text());

@@ -13,7 +13,7 @@ use sluicefs_csi::Endpoint;
 
 use crate::failure::EXIT_CODES_HELP;
 
-pub(crate) use mount::{BucketTypeArg, FileArgs, LogArgs, MountArgs, StoreArgs, SymlinksArg};
+pub(crate) use mount::{AttributesArg, BucketTypeArg, FileArgs, LogArgs, MountArgs, StoreArgs, SymlinksArg};
 pub(crate) use objects::{RmArgs, UploadsAbortArgs, UploadsArgs, UploadsCommand, UploadsListArgs};
 pub(crate) use values::TtlArg;
 pub(crate) use writing::{ChecksumArg, ExclArg, OnConflictArg, SseArg, WritingArgs};

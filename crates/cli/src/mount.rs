@@ -12,7 +12,7 @@ use sluicefs_fuse_mount::{MountState, mount_state, passed_descriptor};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 
-use crate::args::MountArgs;
+use crate::args::{AttributesArg, MountArgs};
 use crate::background::{self, Parent, Report};
 use crate::compat::Personality;
 use crate::failure::{ExitStatus, Failure};
@@ -97,7 +97,8 @@ impl Plan {
             (false, false) => Access::Owner,
         };
         session.read_only = args.files.read_only;
-        if args.files.xattr {
+        let keeps_attributes = !matches!(args.files.attributes, None | Some(AttributesArg::None));
+        if args.files.xattr || keeps_attributes {
             session.xattrs = Xattrs::Readable;
         }
         if args.reading.read_ahead_kb.is_some() {

@@ -5,13 +5,13 @@ mod writing;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use sluicefs_core::{Allow, FsConfig, OwnerOfNew, ReadConfig, Symlinks};
+use sluicefs_core::{Allow, Attributes, FsConfig, OwnerOfNew, ReadConfig, Symlinks};
 use sluicefs_s3_client::KeyPrefix;
 use sluicefs_s3_client::config::{
     AddressingStyle, BucketType, ClientConfig, CredentialSource, SseCustomerKey, WriteConfig,
 };
 
-use crate::args::{BucketTypeArg, FileArgs, MountArgs, StoreArgs, SymlinksArg, TtlArg};
+use crate::args::{AttributesArg, BucketTypeArg, FileArgs, MountArgs, StoreArgs, SymlinksArg, TtlArg};
 use crate::failure::Failure;
 
 pub(crate) use writing::stored_config;
@@ -81,6 +81,11 @@ pub(crate) fn fs_config(
         negative_ttl: negative_ttl.ttl(),
         // Who says that nothing ever changes need not be asked at each open.
         revalidate_on_open: metadata_ttl != TtlArg::Indefinite,
+        attributes: args.files.attributes.map_or(Attributes::default(), |whose| match whose {
+            AttributesArg::None => Attributes::None,
+            AttributesArg::S3fs => Attributes::S3fs,
+            AttributesArg::Rclone => Attributes::Rclone,
+        }),
         symlinks: args.files.allow_symlinks.map_or(Symlinks::default(), |which| match which {
             SymlinksArg::Inside => Symlinks::Inside,
             SymlinksArg::Any => Symlinks::Any,
@@ -217,6 +222,14 @@ pub(crate) mod tests {
         ] {
             assert_eq!(fs(options).unwrap().symlinks, expected, "{options:?}");
         }
+    }
+
+    #[test]
+    fn attributes_are_kept_when_asked_for() {
+        let kept = |options: &[&str]| fs(options).unwrap().attributes;
+        assert_eq!(kept(&[]), Attributes::None);
+        assert_eq!(kept(&["--attributes=s3fs"]), Attributes::S3fs);
+        assert_eq!(kept(&["--attributes=rclone"]), Attributes::Rclone);
     }
 
     #[test]

@@ -315,12 +315,12 @@ impl Filesystem for Adapter {
         name: &OsStr,
         mode: u32,
         _umask: u32,
-        _rdev: u32,
+        rdev: u32,
         reply: ReplyEntry,
     ) {
         let Some(name) = name.to_str() else { return reply.error(NOT_UTF8) };
-        let node = (FileType::from_raw_mode(mode), changes::new_attr(request, mode));
-        self.requests.serve(self.core().make_node(parent, name.to_owned(), node, reply));
+        let (what, new) = ((FileType::from_raw_mode(mode), rdev), changes::new_attr(request, mode));
+        self.requests.serve(self.core().make_node(parent, name.to_owned(), what, new, reply));
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -382,12 +382,24 @@ impl Filesystem for Adapter {
         self.requests.serve(self.core().set_attr(ino, set, reply));
     }
 
-    fn setxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: &[u8], _: i32, _: u32, reply: ReplyEmpty) {
-        reply.error(self.core.no_xattrs());
+    fn setxattr(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let Some(name) = name.to_str() else { return reply.error(NOT_UTF8) };
+        let value = (value.to_vec(), flags);
+        self.requests.serve(self.core().set_xattr(ino, name.to_owned(), value, reply));
     }
 
-    fn removexattr(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
-        reply.error(self.core.no_xattrs());
+    fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let Some(name) = name.to_str() else { return reply.error(Errno::ENODATA) };
+        self.requests.serve(self.core().remove_xattr(ino, name.to_owned(), reply));
     }
 
     fn fallocate(

@@ -27,6 +27,37 @@ pub enum FileKind {
     File,
     /// An object whose bytes are the path that it stands for.
     Symlink,
+    /// An object that says it is a pipe.
+    Fifo,
+    /// An object that says it is a socket.
+    Socket,
+    /// An object that says it is a character device.
+    CharDevice,
+    /// An object that says it is a block device.
+    BlockDevice,
+}
+
+/// The bits of `st_mode` that say what a file is (inode(7)).
+const TYPES: [(FileKind, u32); 7] = [
+    (FileKind::Directory, 0o040_000),
+    (FileKind::File, 0o100_000),
+    (FileKind::Symlink, 0o120_000),
+    (FileKind::Fifo, 0o010_000),
+    (FileKind::Socket, 0o140_000),
+    (FileKind::CharDevice, 0o020_000),
+    (FileKind::BlockDevice, 0o060_000),
+];
+
+impl FileKind {
+    /// What a file with this `st_mode` is, if the mode says it.
+    pub(crate) fn of_mode(mode: u32) -> Option<Self> {
+        TYPES.iter().find(|(_, bits)| mode & 0o170_000 == *bits).map(|(kind, _)| *kind)
+    }
+
+    /// The bits of `st_mode` that say so.
+    pub(crate) fn mode_bits(self) -> u32 {
+        TYPES.iter().find(|(kind, _)| *kind == self).map_or(0, |(_, bits)| *bits)
+    }
 }
 
 /// The attributes of a file or directory.
@@ -52,6 +83,8 @@ pub struct Attr {
     pub uid: u32,
     /// Group.
     pub gid: u32,
+    /// Which device it stands for, if it is one; that device is never reached through it.
+    pub rdev: u32,
 }
 
 /// What a new file or directory begins with.

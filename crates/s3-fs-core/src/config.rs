@@ -55,6 +55,8 @@ pub struct FsConfig {
     pub revalidate_on_open: bool,
     /// Which symbolic links there are. Default those that stay inside the mount.
     pub symlinks: Symlinks,
+    /// How attributes that a listing does not tell are kept. Default not at all.
+    pub attributes: Attributes,
     /// What may be changed. Default everything.
     pub allow: Allow,
     /// How reads fetch ahead.
@@ -73,6 +75,20 @@ pub enum Symlinks {
     Inside,
     /// All.
     Any,
+}
+
+/// In whose words attributes are kept in the metadata of objects (docs/SEMANTICS.md has the formats).
+///
+/// Unless it is `None`, each name that is looked at costs a HEAD, and each change of an object's attributes a copy onto itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Attributes {
+    /// They are not kept.
+    #[default]
+    None,
+    /// In those of s3fs, where a symbolic link is an object that says so.
+    S3fs,
+    /// In those of rclone.
+    Rclone,
 }
 
 /// To whom belongs what is made through the mount.
@@ -203,6 +219,7 @@ impl Default for FsConfig {
             negative_ttl: Ttl::For(Duration::from_secs(1)),
             revalidate_on_open: true,
             symlinks: Symlinks::default(),
+            attributes: Attributes::default(),
             allow: Allow::ALL,
             read: ReadConfig::default(),
             write: WriteConfig::default(),

@@ -1,5 +1,6 @@
 //! One short async method per file operation; it only wires the pieces below.
 
+mod attributes;
 mod files;
 mod links;
 mod names;
@@ -13,6 +14,7 @@ use rustc_hash::FxHashMap;
 use sluicefs_cache_dir::StageDir;
 use sluicefs_s3_client::{Bucket, ByteRange};
 use tokio::runtime;
+use tokio::sync::Mutex as AsyncMutex;
 
 use crate::attr::{Attr, DirEntry, DirMode, Entry, FileKind, HandleId, InodeNo, OpenedFile, StatFs};
 use crate::config::{FsConfig, InvalidConfig};
@@ -28,6 +30,9 @@ use crate::tree::Tree;
 use crate::write::{WriteEngine, Writer, Writers};
 use crate::xattr;
 
+use attributes::TURNS;
+
+pub use attributes::XattrMode;
 pub use files::{Creation, Existing};
 pub use rename::Replace;
 
@@ -45,6 +50,8 @@ pub struct FileSystem {
     nameless: Mutex<FxHashMap<InodeNo, Writer>>,
     /// If removed files are removed at the store a moment later.
     removals: Option<Arc<Removals>>,
+    /// Held while attributes are stored.
+    turns: [AsyncMutex<()>; TURNS],
     open_files: HandleTable<Handle>,
     open_dirs: HandleTable<DirHandle>,
     kernel: OnceLock<Box<dyn Kernel>>,
@@ -84,7 +91,7 @@ impl FileSystem {
         let engine = ReadEngine::new(Arc::clone(&bucket), config.read.clone(), runtime.clone());
         let files = Arc::new(OpenFiles::new(Arc::clone(&engine)));
         let tree = Arc::new(Tree::new(Arc::clone(&bucket), &config, Arc::clone(&files), runtime.clone()));
-        let committed = Arc::clone(&tree);
+        let (committed, described) = (Arc::clone(&tree), Arc::clone(&tree));
         let removals = config.write.delete_behind.then(|| {
             let tree = Arc::clone(&tree);
             let on_end = Box::new(move |removal: &Removal, outcome| tree.removal_ended(removal, outcome));
@@ -95,7 +102,10 @@ impl FileSystem {
             Arc::clone(&engine),
             (config.write.clone(), stage),
             runtime,
-            Box::new(move |ino, meta| committed.committed(ino, meta)),
+            (
+                Box::new(move |ino, meta| committed.committed(ino, meta)),
+                Box::new(move |ino| described.carried_by(ino)),
+            ),
         );
         let (open_files, open_dirs) = (HandleTable::new(), HandleTable::new());
         Ok(Arc::new(Self {
@@ -107,6 +117,7 @@ impl FileSystem {
             writers: Arc::default(),
             nameless: Mutex::default(),
             removals,
+            turns: Default::default(),
             open_files,
             open_dirs,
             kernel: OnceLock::new(),
@@ -184,8 +195,8 @@ impl FileSystem {
             self.tree.refresh("open", ino).await?;
         }
         let current = self.tree.table.current("open", ino)?;
-        if current.attr.kind == FileKind::Symlink {
-            // The kernel follows links by itself.
+        if !matches!(current.attr.kind, FileKind::File | FileKind::Directory) {
+            // The kernel follows links and opens pipes by itself.
             return Err(Error::new(ErrorKind::Invalid, "open").with_name(&current.name));
         }
         let meta = current.meta.ok_or_else(|| Error::new(ErrorKind::IsADirectory, "open"))?;
@@ -323,7 +334,10 @@ impl FileSystem {
     pub async fn xattr(&self, ino: InodeNo, name: &str) -> Result<Vec<u8>> {
         let missing = || Error::new(ErrorKind::NoAttribute, "getxattr").with_name(name);
         // `ls -l` asks for security labels and ACLs of every file: those never cost a request.
-        let attribute = xattr::Attribute::parse(name).ok_or_else(missing)?;
+        let Some(attribute) = xattr::Attribute::parse(name) else {
+            let own = self.tree.table.given(ino).and_then(|(_, xattrs)| xattrs.get(name).cloned());
+            return own.ok_or_else(missing);
+        };
         let known = self.tree.table.current("getxattr", ino)?;
         if known.attr.kind == FileKind::Directory {
             return Err(missing());
@@ -343,7 +357,11 @@ impl FileSystem {
     /// `BadHandle`; `Stale` if the name has another number by now.
     pub async fn xattr_names(&self, ino: InodeNo) -> Result<Vec<String>> {
         let known = self.tree.table.current("listxattr", ino)?;
-        Ok(known.meta.map_or_else(Vec::new, |meta| xattr::names_of(&meta)))
+        let mut names = known.meta.map_or_else(Vec::new, |meta| xattr::names_of(&meta));
+        if let Some((_, own)) = self.tree.table.given(ino) {
+            names.extend(own.keys().cloned());
+        }
+        Ok(names)
     }
 
     /// How many removed files the store still has, with [`delete_behind`](crate::WriteConfig::delete_behind).

@@ -6,6 +6,7 @@
 mod look;
 pub(crate) mod negative;
 mod replaced;
+pub(crate) mod stored;
 pub(crate) mod table;
 
 use std::sync::Arc;
@@ -13,7 +14,9 @@ use std::sync::Arc;
 use sluicefs_s3_client::{KeyPrefix, ObjectMeta, Timestamp};
 use tokio::time::Instant;
 
+use self::stored::XattrMap;
 use crate::attr::{Attr, FileKind, InodeNo, NewAttr};
+use crate::clock;
 use crate::config::{FsConfig, OwnerOfNew};
 
 /// The mode bit that makes a directory hand on its group (inode(7), S_ISGID).
@@ -53,7 +56,9 @@ pub(crate) struct Inode {
     pub(crate) is_own_version: bool,
     /// Where it leads, if it is a symbolic link that was read.
     pub(crate) target: Option<Arc<[u8]>>,
-    /// Attributes that programs gave it through this mount.
+    /// Extended attributes that its metadata have.
+    pub(crate) xattrs: Arc<XattrMap>,
+    /// Attributes that programs gave it through this mount, or its metadata.
     pub(crate) given: Option<Box<GivenAttr>>,
 }
 
@@ -80,6 +85,8 @@ pub(crate) struct GivenAttr {
     pub(crate) mtime: Option<Timestamp>,
     /// When attributes were last given, or the name changed.
     pub(crate) ctime: Option<Timestamp>,
+    /// Which device it stands for.
+    pub(crate) rdev: Option<u32>,
 }
 
 impl GivenAttr {
@@ -97,6 +104,8 @@ impl GivenAttr {
     ///
     /// A directory with the setgid bit hands its group on, and that bit to directories (mkdir(2), "BSD group semantics").
     pub(crate) fn of_new(new: NewAttr, kind: FileKind, parent: &Attr, config: &FsConfig) -> Self {
+        // A file has the times of what is written to it.
+        let now = (kind != FileKind::File).then(clock::now);
         let hands_on = parent.mode & SETGID != 0;
         let gid = if hands_on { parent.gid } else { new.gid };
         let bit = if hands_on && kind == FileKind::Directory { SETGID } else { 0 };
@@ -104,7 +113,10 @@ impl GivenAttr {
             mode: Some(new.mode | bit),
             uid: (config.uid_of_new == OwnerOfNew::Maker).then_some(new.uid),
             gid: (config.gid_of_new == OwnerOfNew::Maker).then_some(gid),
-            ..Self::default()
+            atime: now,
+            mtime: now,
+            ctime: now,
+            rdev: None,
         }
     }
 
@@ -117,6 +129,7 @@ impl GivenAttr {
             atime: newer.atime.or(self.atime),
             mtime: newer.mtime.or(self.mtime),
             ctime: newer.ctime.or(self.ctime),
+            rdev: newer.rdev.or(self.rdev),
         }
     }
 }
@@ -185,6 +198,7 @@ mod tests {
             nlink: 1,
             uid: 1,
             gid: 2,
+            rdev: 0,
         };
         let new = NewAttr { mode: 0o640, uid: 10, gid: 20 };
         let given = GivenAttr::of_new(new, kind, &parent, config);

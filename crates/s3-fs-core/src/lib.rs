@@ -32,10 +32,10 @@ pub use attr::{
     Attr, DirEntry, DirMode, Entry, FileKind, HandleId, InodeNo, NewAttr, OpenedFile, SetAttr, StatFs,
 };
 pub use config::{
-    Allow, Exclusive, FsConfig, OnConflict, OwnerOfNew, ReadConfig, Symlinks, Ttl, WriteConfig,
+    Allow, Attributes, Exclusive, FsConfig, OnConflict, OwnerOfNew, ReadConfig, Symlinks, Ttl, WriteConfig,
 };
 pub use error::{Error, ErrorKind, Result};
-pub use filesystem::{Creation, Existing, FileSystem, Replace};
+pub use filesystem::{Creation, Existing, FileSystem, Replace, XattrMode};
 pub use kernel::Kernel;
 pub use read::{MAX_READ_BYTES, ReadData, ReadStats};
 pub use removals::RemovalStats;

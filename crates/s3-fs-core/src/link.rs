@@ -6,7 +6,7 @@
 //! directories or links that were judged in the same way.
 
 use crate::attr::FileKind;
-use crate::config::{FsConfig, Symlinks};
+use crate::config::{Attributes, FsConfig, Symlinks};
 use crate::path;
 
 /// The end of the keys of links (rclone, `fs.LinkSuffix`).
@@ -27,7 +27,10 @@ pub(crate) enum LinkKeys {
 impl LinkKeys {
     /// Those of a mount with these settings.
     pub(crate) fn of(config: &FsConfig) -> Self {
-        if config.symlinks == Symlinks::None { Self::Plain } else { Self::Suffixed }
+        match (config.symlinks, config.attributes) {
+            (Symlinks::None, _) | (_, Attributes::S3fs) => Self::Plain,
+            (Symlinks::Inside | Symlinks::Any, Attributes::None | Attributes::Rclone) => Self::Suffixed,
+        }
     }
 
     /// The name that the last component of a key stands for, and what it is as far as the key tells.

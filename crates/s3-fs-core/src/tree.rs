@@ -3,6 +3,7 @@
 //! What is fresh is told from memory. What is not is asked for once, and everything the answer tells is kept.
 
 mod changes;
+mod described;
 mod sweeps;
 
 use std::hash::{BuildHasher, RandomState};
@@ -17,10 +18,11 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use crate::attr::{DirEntry, DirMode, Entry, FileKind, InodeNo};
-use crate::config::FsConfig;
+use crate::config::{Attributes, FsConfig, Symlinks};
 use crate::error::{Error, ErrorKind, Result};
 use crate::inode::Remote;
 use crate::inode::negative::NegativeCache;
+use crate::inode::stored::Stored;
 use crate::inode::table::{Change, InodeTable, Known};
 use crate::link::{self, LinkKeys};
 use crate::listing::cache::ListingCache;
@@ -32,6 +34,7 @@ use crate::path::{self, NAME_MAX_BYTES};
 use crate::readdir::{DOT_ENTRIES, DirHandle};
 use crate::resolve::{self, Plan};
 
+use described::Described;
 use sweeps::Sweeps;
 
 pub(crate) use changes::Target;
@@ -57,6 +60,10 @@ pub(crate) struct Tree {
     runtime: Handle,
     on_hidden: OnHidden,
     links: LinkKeys,
+    attributes: Attributes,
+    /// Whether there are symbolic links.
+    shows_links: bool,
+    described: Described,
     ttl: Duration,
     negative_ttl: Duration,
 }
@@ -80,6 +87,9 @@ impl Tree {
             runtime,
             on_hidden,
             links: LinkKeys::of(config),
+            attributes: config.attributes,
+            shows_links: config.symlinks != Symlinks::None,
+            described: Described::default(),
             ttl: config.metadata_ttl.duration(),
             negative_ttl: config.negative_ttl.duration(),
         }
@@ -114,11 +124,16 @@ impl Tree {
                 }
             }
         };
-        match found {
-            Some(Named { remote, .. }) => {
+        let told = match found {
+            Some(named) => self.describe(parent, &prefix, named, seen).await?,
+            None => None,
+        };
+        match told {
+            Some((seen, Named { remote, .. }, stored)) => {
                 self.negative.remove(parent, name);
                 let mut entry = None;
-                self.apply(parent, name, &remote, seen, |e| entry.replace(e).is_none())?;
+                let told = (&remote, stored.as_deref());
+                self.apply(parent, name, told, seen, |e| entry.replace(e).is_none())?;
                 entry.ok_or_else(not_found)
             }
             None => {
@@ -205,7 +220,8 @@ impl Tree {
     pub(crate) async fn getattr(&self, ino: InodeNo) -> Result<Entry> {
         let now = Instant::now();
         let known = self.table.known("getattr", ino)?;
-        if known.attr.kind == FileKind::Directory {
+        let is_directory = known.attr.kind == FileKind::Directory;
+        if is_directory && (!self.keeps_attributes() || ino == InodeNo::ROOT) {
             // A directory's attributes never change, and its absence shows when it is looked up or read.
             return Ok(Entry { attr: known.attr, ttl: self.ttl });
         }
@@ -218,10 +234,18 @@ impl Tree {
         if known.valid_until > now {
             return Ok(Entry { attr: known.attr, ttl: known.valid_until - now });
         }
-        if let Some((seen, Some(Named { remote: remote @ Remote::Object(..), .. }))) =
-            self.listings.find(known.parent, &known.name, now, self.ttl)
+        let listed = match is_directory {
+            true => Some((now, Some(Named { name: known.name.clone(), remote: Remote::Directory }))),
+            false => self.listings.find(known.parent, &known.name, now, self.ttl),
+        };
+        if let Some((seen, Some(named))) = listed
+            && (named.remote == Remote::Directory) == is_directory
         {
-            self.take(ino, &remote, seen);
+            let prefix = self.table.directory("getattr", known.parent)?;
+            let told = self.describe(known.parent, &prefix, named, seen).await?;
+            let gone = || Error::new(ErrorKind::NotFound, "getattr").with_name(&known.name);
+            let (seen, Named { remote, .. }, stored) = told.ok_or_else(gone)?;
+            self.take(ino, (&remote, stored.as_deref()), seen);
         } else {
             self.refresh("getattr", ino).await?;
         }
@@ -256,8 +280,14 @@ impl Tree {
         if known.is_replaced {
             return Ok(Change::Replaced);
         }
-        let (at, meta) = self.head(operation, ino).await?;
-        Ok(self.take(ino, &Remote::Object(known.attr.kind, meta), at))
+        let (at, meta, stored) = self.head(operation, ino).await?;
+        let kind = match &stored {
+            // Its key says what it is, or nothing does.
+            None => known.attr.kind,
+            Some(_) if !self.links.suffix(known.attr.kind).is_empty() => known.attr.kind,
+            Some(stored) => stored.kind.map_or(FileKind::File, |kind| self.shown(kind)),
+        };
+        Ok(self.take(ino, (&Remote::Object(kind, meta), stored.as_deref()), at))
     }
 
     /// Asks the store for the file `ino`, of which a read found that it is another version; returns whether its handles go on with that.
@@ -265,16 +295,23 @@ impl Tree {
         if !self.table.known("read", ino)?.may_move_on {
             return Ok(false);
         }
-        let (at, meta) = self.head("read", ino).await?;
+        let (at, meta, _) = self.head("read", ino).await?;
         Ok(self.table.move_on(ino, &meta, at + self.ttl))
     }
 
     /// What the store has under the name of the file `ino`, and when it was asked.
-    async fn head(&self, operation: &'static str, ino: InodeNo) -> Result<(Instant, ObjectMeta)> {
+    async fn head(
+        &self,
+        operation: &'static str,
+        ino: InodeNo,
+    ) -> Result<(Instant, ObjectMeta, Option<Arc<Stored>>)> {
         let key = self.key(operation, ino)?;
         let at = Instant::now();
         match self.bucket.head(&key).await {
-            Ok(head) => Ok((at, head.meta)),
+            Ok(head) => {
+                let stored = self.learn(&key, &head, at);
+                Ok((at, head.meta, stored))
+            }
             Err(error) => {
                 self.table.expire(ino, at);
                 Err(Error::from_store(operation, error).with_name(key.as_str()))
@@ -283,8 +320,8 @@ impl Tree {
     }
 
     /// Takes the description of what has the name of the object `ino`, `seen` then, unless newer is known.
-    pub(crate) fn take(&self, ino: InodeNo, remote: &Remote, seen: Instant) -> Change {
-        self.table.refresh(ino, remote, seen + self.ttl)
+    pub(crate) fn take(&self, ino: InodeNo, told: (&Remote, Option<&Stored>), seen: Instant) -> Change {
+        self.table.refresh(ino, told, seen + self.ttl)
     }
 
     /// The key of the object `ino`.
@@ -374,8 +411,12 @@ impl Tree {
         if listing.is_absent() && dir.ino != InodeNo::ROOT && !self.is_made_here(dir) {
             return Err(Error::new(ErrorKind::NotFound, "readdir"));
         }
+        let prefix = self.table.directory("readdir", dir.ino)?;
         while let At::Page(page, first) = at {
-            for named in &page.names[first..] {
+            for (number, named) in page.names[first..].iter().enumerate() {
+                if number % Self::AHEAD == 0 {
+                    self.describe_ahead(&prefix, &page.names[first + number..]).await?;
+                }
                 index += 1;
                 let place = (mode, index + DOT_ENTRIES);
                 let taken = match self.local.correct(dir.ino, &named.name, page.at) {
@@ -438,13 +479,21 @@ impl Tree {
         accept: &mut (dyn FnMut(&DirEntry<'_>) -> bool + Send),
     ) -> Result<bool> {
         let name = &*named.name;
+        let recalled = match self.keeps_attributes() {
+            true => self.recall(dir, &self.table.directory("readdir", dir)?, named),
+            false => None,
+        };
+        let (remote, stored) = match &recalled {
+            Some((remote, stored)) => (remote, Some(stored)),
+            None => (&named.remote, None),
+        };
         match mode {
             DirMode::Lookup => {
                 let accept = |entry| accept(&DirEntry { name, entry, next_offset });
-                self.apply(dir, name, &named.remote, seen, accept)
+                self.apply(dir, name, (remote, stored.map(|stored| &**stored)), seen, accept)
             }
             DirMode::Names => {
-                let entry = self.table.describe(dir, name, &named.remote);
+                let entry = self.table.describe(dir, name, remote);
                 Ok(accept(&DirEntry { name, entry, next_offset }))
             }
         }
@@ -455,11 +504,11 @@ impl Tree {
         &self,
         parent: InodeNo,
         name: &str,
-        remote: &Remote,
+        told: (&Remote, Option<&Stored>),
         seen: Instant,
         accept: impl FnOnce(Entry) -> bool,
     ) -> Result<bool> {
-        self.table.apply((parent, name), remote, (Instant::now(), seen + self.ttl), accept)
+        self.table.apply((parent, name), told, (Instant::now(), seen + self.ttl), accept)
     }
 }
 

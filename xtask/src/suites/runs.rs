@@ -9,10 +9,12 @@ use super::score::{Score, read_everyday, read_pjdfstest};
 use crate::command::Run;
 use crate::tools::Judges;
 
-/// Of forty: a bucket has no symbolic links, hard links or extended attributes yet, and two of these are allowed.
+/// Of forty: a bucket has no hard links, and keeps extended attributes only when told to.
 const APPS_MARK: usize = 38;
 /// Of 398, without attributes that outlive the mount.
 const PJDFSTEST_MARK: usize = 170;
+/// Of 398, with them.
+const PJDFSTEST_S3FS_MARK: usize = 325;
 /// Operations of fsx with each seed.
 const FSX_OPERATIONS: &str = "2000";
 
@@ -89,8 +91,20 @@ const FIO_JOBS: [&str; 2] = ["even", "odd"];
 /// # Errors
 /// It cannot be run.
 pub(super) fn pjdfstest(place: &Place<'_>) -> Result<Score> {
+    run_pjdfstest(place, Score::new("pjdfstest", PJDFSTEST_MARK))
+}
+
+/// pjdfstest, on a mount that keeps attributes.
+///
+/// # Errors
+/// It cannot be run.
+pub(super) fn pjdfstest_s3fs(place: &Place<'_>) -> Result<Score> {
+    run_pjdfstest(place, Score::new("pjdfstest-s3fs", PJDFSTEST_S3FS_MARK))
+}
+
+fn run_pjdfstest(place: &Place<'_>, score: Score) -> Result<Score> {
     let settings = place.settings.join("pjdfstest.toml");
     let run = Run::new(&place.judges.pjdfstest).args([Path::new("-c"), &settings]);
     let output = run.args([Path::new("-p"), &place.directory]).output_of_any_end()?;
-    Ok(read_pjdfstest(Score::new("pjdfstest", PJDFSTEST_MARK), &output))
+    Ok(read_pjdfstest(score, &output))
 }

@@ -132,6 +132,10 @@ pub(crate) struct FileArgs {
     /// none]
     #[arg(long, value_enum, value_name = "inside|any|none", hide_possible_values = true)]
     pub(crate) allow_symlinks: Option<SymlinksArg>,
+    /// In whose words mode, owner, times, extended attributes and kinds of files are kept in the metadata of objects: s3fs, or rclone.
+    /// Each name that is looked at then costs a request. [default: none, they last as long as the mount]
+    #[arg(long, value_enum, value_name = "none|s3fs|rclone", hide_possible_values = true)]
+    pub(crate) attributes: Option<AttributesArg>,
     /// Show what S3 knows of an object as extended attributes: user.s3.etag, user.s3.storage_class and more. Off by default, since
     /// ls -l then asks twice more for each file.
     #[arg(long)]
@@ -147,6 +151,17 @@ pub(crate) enum SymlinksArg {
     Any,
     /// None.
     None,
+}
+
+/// `--attributes`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AttributesArg {
+    /// They are not kept.
+    None,
+    /// As s3fs does.
+    S3fs,
+    /// As rclone does.
+    Rclone,
 }
 
 /// What is kept, and how far reading runs ahead.

@@ -9,8 +9,10 @@ use fuser::{
     Errno, FileHandle, FopenFlags, INodeNo, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyEmpty,
     ReplyEntry, ReplyOpen, ReplyWrite, Request, TimeOrNow,
 };
-use rustix::fs::{FileType, OFlags};
-use sluicefs_core::{Creation, Entry, Existing, HandleId, NewAttr, Replace, Result, SetAttr};
+use rustix::fs::{FileType, OFlags, XattrFlags};
+use sluicefs_core::{
+    Creation, Entry, Existing, FileKind, HandleId, NewAttr, Replace, Result, SetAttr, XattrMode,
+};
 use sluicefs_s3_client::Timestamp;
 
 use super::{Core, GENERATION};
@@ -49,19 +51,24 @@ impl Core {
         }
     }
 
-    /// mknod(2) of a regular file; nothing else has a counterpart in a bucket.
+    /// mknod(2): a regular file, or something that nothing is ever read from.
     pub(super) async fn make_node(
         self: Arc<Self>,
         parent: INodeNo,
         name: String,
-        (file_type, new): (FileType, NewAttr),
+        (file_type, rdev): (FileType, u32),
+        new: NewAttr,
         reply: ReplyEntry,
     ) {
-        if self.fs.is_read_only() {
-            return reply.error(Errno::EROFS);
-        }
-        if !matches!(file_type, FileType::RegularFile | FileType::Unknown) {
-            return reply.error(Errno::EPERM);
+        let special = match file_type {
+            FileType::Fifo => Some(FileKind::Fifo),
+            FileType::Socket => Some(FileKind::Socket),
+            FileType::CharacterDevice => Some(FileKind::CharDevice),
+            FileType::BlockDevice => Some(FileKind::BlockDevice),
+            _ => None,
+        };
+        if let Some(kind) = special {
+            return self.made(self.fs.make_node((inode(parent), &name), (kind, rdev), new).await, reply);
         }
         let created = self.fs.create(inode(parent), &name, new, Creation::Exclusive).await;
         let made = match created {
@@ -188,9 +195,23 @@ impl Core {
         if self.fs.is_read_only() { Errno::EROFS } else { Errno::EPERM }
     }
 
-    /// Extended attributes cannot be set.
-    pub(super) fn no_xattrs(&self) -> Errno {
-        if self.fs.is_read_only() { Errno::EROFS } else { Errno::EOPNOTSUPP }
+    pub(super) async fn set_xattr(
+        self: Arc<Self>,
+        ino: INodeNo,
+        name: String,
+        (value, flags): (Vec<u8>, i32),
+        reply: ReplyEmpty,
+    ) {
+        let mode = match XattrFlags::from_bits_retain(flags.cast_unsigned()) {
+            flags if flags.contains(XattrFlags::CREATE) => XattrMode::Create,
+            flags if flags.contains(XattrFlags::REPLACE) => XattrMode::Replace,
+            _ => XattrMode::Any,
+        };
+        self.done(self.fs.set_xattr(inode(ino), &name, &value, mode).await, reply);
+    }
+
+    pub(super) async fn remove_xattr(self: Arc<Self>, ino: INodeNo, name: String, reply: ReplyEmpty) {
+        self.done(self.fs.remove_xattr(inode(ino), &name).await, reply);
     }
 
     fn done(&self, done: Result<()>, reply: ReplyEmpty) {

@@ -7,7 +7,7 @@ use super::*;
 fn attr(kind: FileKind, mode: u16) -> Attr {
     let mtime = Timestamp { secs: 1_700_000_000, nanos: 5 };
     let (atime, ctime) = (Timestamp { secs: 1, nanos: 0 }, Timestamp { secs: 2, nanos: 0 });
-    Attr { ino: InodeNo(7), kind, size: 1025, atime, mtime, ctime, mode, nlink: 1, uid: 10, gid: 20 }
+    Attr { ino: InodeNo(7), kind, size: 1025, atime, mtime, ctime, mode, nlink: 1, uid: 10, gid: 20, rdev: 0 }
 }
 
 #[test]

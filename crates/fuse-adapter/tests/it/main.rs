@@ -8,6 +8,7 @@
     reason = "tests; real programs run on the real clock, and the environment tells where servers are"
 )]
 
+mod attributes;
 mod directories;
 mod economy;
 mod lengths;

@@ -7,11 +7,11 @@ use sluicefs_s3_client::{ObjectKey, ObjectMeta, Payload, PutRequest, StorageClas
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{FileSystem, Handle};
-use crate::attr::{Entry, FileKind, HandleId, InodeNo, NewAttr, OpenedFile, SetAttr};
+use crate::attr::{Entry, FileKind, HandleId, InodeNo, NewAttr, OpenedFile};
 use crate::clock;
 use crate::config::Exclusive;
 use crate::error::{Error, ErrorKind, Result};
-use crate::inode::{GivenAttr, Remote};
+use crate::inode::Remote;
 use crate::path;
 use crate::write::{Draft, Writer};
 
@@ -87,7 +87,8 @@ impl FileSystem {
             storage_class: StorageClass::Standard,
         };
         let claims = exclusive && self.config.write.exclusive == Exclusive::AtOpen;
-        let attributes = self.writes.attributes(&key);
+        let given = self.birth(parent, FileKind::File, new)?;
+        let attributes = self.described(self.writes.attributes(&key), FileKind::File, &given);
         if claims && self.bucket.traits().conditional_writes {
             let request = PutRequest {
                 key: key.clone(),
@@ -110,7 +111,7 @@ impl FileSystem {
         }
         draft.has_attributes(attributes);
         let writer = self.begin_draft(ino, draft);
-        let entry = self.give_birth(parent, &entry, new)?;
+        let entry = self.give_birth(&entry, given)?;
         let (reader, _) = self.files.open(ino, key, meta);
         let handle = self.open_files.insert(Handle { reader, writer: Some(writer) });
         Ok((entry, OpenedFile { handle, keep_cache: false }))
@@ -221,43 +222,25 @@ impl FileSystem {
         draft.grow(end).await
     }
 
-    /// Changes attributes of `ino`, and returns what they are then.
-    ///
-    /// A file that is cut or grown while nobody has it open for writing is made durable before this returns. Owner, mode and times are kept
-    /// while the kernel knows the file, and are not stored.
-    ///
-    /// # Errors
-    /// As [`FileSystem::open_for_writing`] and [`FileSystem::flush`].
-    pub async fn set_attr(&self, ino: InodeNo, set: SetAttr) -> Result<Entry> {
-        self.may_change("setattr")?;
-        if let Some(size) = set.size {
-            let writer = match self.writers.join(ino) {
-                Some(writer) => writer,
-                None => {
-                    let _reader = self.open_reader(ino).await?;
-                    self.begin_writing(ino, Existing::Keep).await?
-                }
-            };
-            let draft = Arc::clone(writer.draft());
-            let done = match draft.truncate(size).await {
-                Ok(()) if writer.is_only() => draft.commit().await,
-                done => done,
-            };
-            self.end_writing(ino, writer);
-            done?;
-            // Also when it was as long before (truncate(2)).
-            self.tree.table.forget_given_time(ino);
-        }
-        let given = GivenAttr {
-            mode: set.mode,
-            uid: set.uid,
-            gid: set.gid,
-            atime: set.atime,
-            mtime: set.mtime,
-            ctime: Some(clock::now()),
+    /// Cuts or grows the file `ino`; it is durable then, unless somebody has it open for writing.
+    pub(super) async fn set_size(&self, ino: InodeNo, size: u64) -> Result<()> {
+        let writer = match self.writers.join(ino) {
+            Some(writer) => writer,
+            None => {
+                let _reader = self.open_reader(ino).await?;
+                self.begin_writing(ino, Existing::Keep).await?
+            }
         };
-        self.tree.table.give(ino, given);
-        self.getattr(ino).await
+        let draft = Arc::clone(writer.draft());
+        let done = match draft.truncate(size).await {
+            Ok(()) if writer.is_only() => draft.commit().await,
+            done => done,
+        };
+        self.end_writing(ino, writer);
+        done?;
+        // Also when it was as long before (truncate(2)).
+        self.tree.table.forget_given_time(ino);
+        Ok(())
     }
 
     /// Closes a file. Unknown handles are ignored.
@@ -339,14 +322,6 @@ impl FileSystem {
             Some(writer) => Ok((handle.reader.ino, Arc::clone(writer.draft()))),
             None => Err(Error::new(ErrorKind::BadHandle, operation)),
         }
-    }
-
-    /// What was made in `parent` just now begins with the attributes `new`.
-    pub(super) fn give_birth(&self, parent: InodeNo, made: &Entry, new: NewAttr) -> Result<Entry> {
-        let parent = self.tree.table.known("create", parent)?.attr;
-        let given = GivenAttr::of_new(new, made.attr.kind, &parent, &self.config);
-        self.tree.table.give(made.attr.ino, given);
-        self.tree.table.entry(made.attr.ino)
     }
 
     /// Whether the mount changes nothing at all.

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use futures::TryStreamExt;
-use sluicefs_s3_client::{GetRequest, ObjectMeta, Payload, PutRequest, StorageClass, WriteCondition};
+use sluicefs_s3_client::{GetRequest, Payload, PutRequest};
 use tokio::time::Instant;
 
 use super::FileSystem;
+use super::attributes::new_object;
 use crate::attr::{Entry, FileKind, InodeNo, NewAttr};
-use crate::clock;
 use crate::config::Symlinks;
 use crate::error::{Error, ErrorKind, Result};
 use crate::inode::Remote;
@@ -42,24 +42,17 @@ impl FileSystem {
         };
         let (key, _stays) = self.stay(key).await?;
         self.removal_ended(&key).await;
-        let condition = match self.bucket.traits().conditional_writes {
-            true => WriteCondition::Absent,
-            false => WriteCondition::Any,
-        };
         let target: Arc<[u8]> = Arc::from(target);
         let body = Payload::from(bytes::Bytes::from_owner(Arc::clone(&target)));
-        let request = PutRequest { attributes: self.writes.attributes(&key), key, body, condition };
+        let given = self.birth(parent, FileKind::Symlink, new)?;
+        let attributes = self.described(self.writes.attributes(&key), FileKind::Symlink, &given);
+        let request = PutRequest { key, body, attributes, condition: self.unless_taken() };
         let written = self.bucket.put(request).await.map_err(|error| Error::from_claim(error, name))?;
-        let meta = ObjectMeta {
-            size: target.len() as u64,
-            etag: written.etag,
-            last_modified: clock::now(),
-            storage_class: StorageClass::Standard,
-        };
+        let meta = new_object(target.len() as u64, written.etag);
         let remote = Remote::Object(FileKind::Symlink, meta);
         let entry = self.tree.create(parent, name, &remote, Some(Instant::now()))?;
         self.tree.table.set_target(entry.attr.ino, target);
-        self.give_birth(parent, &entry, new)
+        self.give_birth(&entry, given)
     }
 
     /// Where the symbolic link `ino` leads. Asks the store the first time, and keeps the answer for as long as it is the same version.
@@ -103,7 +96,7 @@ impl FileSystem {
         };
         let bytes = reply.body.try_fold(Vec::new(), join).await.map_err(failed)?;
         let target: Arc<[u8]> = bytes.into();
-        match self.tree.take(ino, &Remote::Object(FileKind::Symlink, reply.meta), at) {
+        match self.tree.take(ino, (&Remote::Object(FileKind::Symlink, reply.meta), None), at) {
             // The name has another number by now, which will be looked up and read.
             Change::Replaced => {}
             Change::None | Change::NewVersion | Change::Outdated => {

@@ -1,14 +1,14 @@
 //! Making and removing names.
 
 use sluicefs_s3_client::{
-    KeyPrefix, ListRequest, ObjectKey, ObjectMeta, Payload, PutRequest, WriteCondition,
+    KeyPrefix, ListRequest, ObjectAttributes, ObjectKey, ObjectMeta, Payload, PutRequest, WriteCondition,
 };
 use tokio::time::Instant;
 
 use std::sync::Arc;
 
 use super::FileSystem;
-use crate::attr::{Entry, InodeNo, NewAttr};
+use crate::attr::{Entry, FileKind, InodeNo, NewAttr};
 use crate::error::{Error, ErrorKind, Result};
 use crate::inode::Remote;
 use crate::path;
@@ -27,9 +27,11 @@ impl FileSystem {
         self.must_be_free("mkdir", parent, name).await?;
         let marker = || self.marker("mkdir", &self.tree.prefix_of("mkdir", parent, name)?);
         let (marker, _stays) = self.stay(marker).await?;
-        let known = self.put_marker("mkdir", marker).await?;
+        let given = self.birth(parent, FileKind::Directory, new)?;
+        let attributes = self.described(self.writes.directory_attributes(), FileKind::Directory, &given);
+        let known = self.put_marker("mkdir", marker, attributes).await?;
         let entry = self.tree.create(parent, name, &Remote::Directory, known)?;
-        self.give_birth(parent, &entry, new)
+        self.give_birth(&entry, given)
     }
 
     /// Removes the file `name` from `parent`.
@@ -196,14 +198,11 @@ impl FileSystem {
         &self,
         operation: &'static str,
         marker: ObjectKey,
+        attributes: ObjectAttributes,
     ) -> Result<Option<Instant>> {
         let name = marker.clone();
-        let request = PutRequest {
-            key: marker,
-            body: Payload::default(),
-            attributes: self.writes.directory_attributes(),
-            condition: WriteCondition::Any,
-        };
+        let request =
+            PutRequest { key: marker, body: Payload::default(), attributes, condition: WriteCondition::Any };
         let written = self.bucket.put(request).await;
         let written =
             written.map_err(|error| Error::from_store(operation, error).with_name(name.as_str()))?;

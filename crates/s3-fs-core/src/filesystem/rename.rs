@@ -14,7 +14,7 @@ use sluicefs_s3_client::{
 
 use tokio::time::Instant;
 
-use super::FileSystem;
+use super::{FileSystem, attributes};
 use crate::attr::{FileKind, InodeNo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::inode::{Remote, is_same_version};
@@ -228,7 +228,7 @@ impl FileSystem {
             gone().await.map_err(Unmoved::Copied)?;
             return Ok(meta);
         }
-        let etag = self.copy_object(source, &meta, target, condition).await?;
+        let etag = self.copy_object(source, &meta, target, (None, condition)).await?;
         let copy = ObjectMeta { etag: etag.or(meta.etag.clone()), ..meta.clone() };
         self.files.moved(ino, target.clone(), &copy);
         let removed = match gone().await {
@@ -243,24 +243,28 @@ impl FileSystem {
         Ok(copy)
     }
 
-    /// Copies an object of any size within the bucket; returns the copy's ETag.
-    async fn copy_object(
+    /// Copies an object of any size within the bucket, with its attributes or others; returns the copy's ETag.
+    pub(super) async fn copy_object(
         &self,
         source: &ObjectKey,
         meta: &ObjectMeta,
         target: &ObjectKey,
-        condition: WriteCondition,
+        (attributes, condition): (Option<ObjectAttributes>, WriteCondition),
     ) -> Result<Option<ETag>> {
         let unless = condition.clone();
         let failed = |error| copy_error(error, &unless, source);
         if meta.size > MAX_COPY_BYTES {
-            return self.copy_in_parts(source, meta, target, condition).await;
+            return self.copy_in_parts(source, meta, target, (attributes, condition)).await;
         }
+        let attributes = match attributes {
+            None => self.changed_attributes(source, target).await.map_err(failed)?,
+            given => given,
+        };
         let request = CopyRequest {
             source: source.clone(),
             source_if_match: meta.etag.clone(),
             target: target.clone(),
-            attributes: self.changed_attributes(source, target).await.map_err(failed)?,
+            attributes,
             condition,
         };
         Ok(self.bucket.copy(request).await.map_err(failed)?.etag)
@@ -285,12 +289,17 @@ impl FileSystem {
         source: &ObjectKey,
         meta: &ObjectMeta,
         target: &ObjectKey,
-        condition: WriteCondition,
+        (attributes, condition): (Option<ObjectAttributes>, WriteCondition),
     ) -> Result<Option<ETag>> {
         let unless = condition.clone();
         let failed = |error| copy_error(error, &unless, source);
-        let head = self.bucket.head(source).await.map_err(failed)?;
-        let attributes = self.writes.moved_attributes(&head, source, target);
+        let attributes = match attributes {
+            Some(attributes) => attributes,
+            None => {
+                let head = self.bucket.head(source).await.map_err(failed)?;
+                self.writes.moved_attributes(&head, source, target)
+            }
+        };
         let upload = self.bucket.create_upload(CreateUpload { key: target.clone(), attributes }).await;
         let upload = upload.map_err(failed)?;
         let copied = self.copy_parts(source, meta, target, &upload).await;
@@ -371,7 +380,12 @@ impl FileSystem {
         let known = match objects.is_empty() {
             // It is there for this mount alone, or the server does not list what makes it exist.
             true => {
-                let known = self.put_marker("rename", self.marker("rename", &new)?).await?;
+                let marker = self.marker("rename", &new)?;
+                let attributes = attributes::with_metadata(
+                    self.writes.directory_attributes(),
+                    self.tree.metadata_of(source.ino),
+                );
+                let known = self.put_marker("rename", marker, attributes).await?;
                 self.remove_marker("rename", &old).await?;
                 known
             }
@@ -512,7 +526,7 @@ impl FileSystem {
             let (name, meta) = (name.clone(), meta.clone());
             async move {
                 let (from, to) = (key_below(old, &name)?, key_below(new, &name)?);
-                let etag = self.copy_object(&from, &meta, &to, WriteCondition::Any).await?;
+                let etag = self.copy_object(&from, &meta, &to, (None, WriteCondition::Any)).await?;
                 Ok::<_, Error>((name, etag))
             }
         };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sluicefs_s3_client::{ObjectMeta, Timestamp};
 use tokio::time::Instant;
 
-use super::{Inode, Node};
+use super::{GivenAttr, Inode, Node};
 use crate::attr::{Attr, Entry, FileKind, InodeNo};
 use crate::clock;
 use crate::config::FsConfig;
@@ -40,12 +40,16 @@ impl Look {
         let (size, mtime) = meta.map_or((0, self.started), |meta| (meta.size, meta.last_modified));
         let mode = match kind {
             FileKind::Directory => self.dir_mode,
-            FileKind::File => self.file_mode,
+            FileKind::File
+            | FileKind::Fifo
+            | FileKind::Socket
+            | FileKind::CharDevice
+            | FileKind::BlockDevice => self.file_mode,
             // Linux looks at no permissions of links (symlink(7)).
             FileKind::Symlink => 0o777,
         };
         let (atime, ctime) = (mtime, mtime);
-        Attr { ino, kind, size, atime, mtime, ctime, mode, nlink: 1, uid: self.uid, gid: self.gid }
+        Attr { ino, kind, size, atime, mtime, ctime, mode, nlink: 1, uid: self.uid, gid: self.gid, rdev: 0 }
     }
 
     /// The attributes of the inode `ino`.
@@ -64,15 +68,29 @@ impl Look {
             attr.nlink = 0;
         }
         if let Some(given) = &inode.given {
-            attr.mode = given.mode.unwrap_or(attr.mode);
-            attr.uid = given.uid.unwrap_or(attr.uid);
-            attr.gid = given.gid.unwrap_or(attr.gid);
-            attr.atime = given.atime.unwrap_or(attr.atime);
-            attr.mtime = given.mtime.unwrap_or(attr.mtime);
-            // Writing changes this, too.
-            attr.ctime = given.ctime.map_or(attr.ctime, |given| given.max(attr.ctime));
+            Self::give(&mut attr, given);
         }
         attr
+    }
+
+    /// What a file of this kind is that is made just now and given this.
+    pub(super) fn of_new(&self, kind: FileKind, given: &GivenAttr) -> Attr {
+        let now = clock::now();
+        let mut attr = self.attr(InodeNo(0), kind, None);
+        (attr.atime, attr.mtime, attr.ctime) = (now, now, now);
+        Self::give(&mut attr, given);
+        attr
+    }
+
+    fn give(attr: &mut Attr, given: &GivenAttr) {
+        attr.mode = given.mode.unwrap_or(attr.mode);
+        attr.uid = given.uid.unwrap_or(attr.uid);
+        attr.gid = given.gid.unwrap_or(attr.gid);
+        attr.rdev = given.rdev.unwrap_or(attr.rdev);
+        attr.atime = given.atime.unwrap_or(attr.atime);
+        attr.mtime = given.mtime.unwrap_or(attr.mtime);
+        // Writing changes this, too.
+        attr.ctime = given.ctime.map_or(attr.ctime, |given| given.max(attr.ctime));
     }
 
     /// The same with the time for which the kernel may believe them.

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::look::Look;
 use super::replaced::{Replaced, Successor};
+use super::stored::Stored;
 use super::{Follow, Inode, Node, Remote, Versions, is_same_version};
 use crate::attr::{Attr, Entry, FileKind, InodeNo};
 use crate::config::FsConfig;
@@ -175,7 +176,7 @@ impl InodeTable {
     pub(crate) fn apply(
         &self,
         (parent, name): (InodeNo, &str),
-        remote: &Remote,
+        (remote, stored): (&Remote, Option<&Stored>),
         (now, valid_until): (Instant, Instant),
         accept: impl FnOnce(Entry) -> bool,
     ) -> Result<bool> {
@@ -202,6 +203,9 @@ impl InodeTable {
             Some(inode) => inode,
             None => new.insert(self.new_inode(&state, (ino, parent, name), remote, valid_until)?),
         };
+        if let Some(stored) = stored.filter(|_| change != Change::Outdated) {
+            inode.learn(stored);
+        }
         let accepted = accept(self.look.entry(ino, inode, now));
         inode.lookups += u64::from(accepted);
         if let (Some(inode), true) = (new, accepted) {
@@ -211,13 +215,21 @@ impl InodeTable {
     }
 
     /// Takes a newer description of what has the name of the object `ino` from the store, if it is still known.
-    pub(crate) fn refresh(&self, ino: InodeNo, remote: &Remote, valid_until: Instant) -> Change {
+    pub(crate) fn refresh(
+        &self,
+        ino: InodeNo,
+        (remote, stored): (&Remote, Option<&Stored>),
+        valid_until: Instant,
+    ) -> Change {
         let mut state = self.state.write();
         let Some(inode) = state.inodes.get_mut(&ino) else { return Change::None };
         if inode.is_replaced {
             return Change::Replaced;
         }
         let change = inode.take(ino, remote, valid_until, &*self.versions);
+        if let (Change::None | Change::NewVersion, Some(stored)) = (change, stored) {
+            inode.learn(stored);
+        }
         if let (Change::Replaced, Some(meta)) = (change, remote.meta()) {
             let (parent, name) = (inode.parent, inode.name.clone());
             self.renumber(&mut state, (parent, &name), (remote.kind(), meta), valid_until);
@@ -410,8 +422,25 @@ impl Inode {
             written: None,
             is_own_version: false,
             target: None,
+            xattrs: Arc::default(),
             given: None,
         })
+    }
+
+    /// Its metadata say this. What was changed here later, and is not kept there (the times of directories), counts more.
+    fn learn(&mut self, stored: &Stored) {
+        let own = self.given.as_ref().and_then(|given| given.ctime);
+        let is_newer_here = match (own, stored.given.ctime) {
+            (Some(own), Some(stored)) => own > stored,
+            (Some(_), None) => matches!(self.node, Node::Directory(_)),
+            (None, _) => false,
+        };
+        if !is_newer_here {
+            self.given = Some(Box::new(stored.given));
+        }
+        if *self.xattrs != stored.xattrs {
+            self.xattrs = Arc::new(stored.xattrs.clone());
+        }
     }
 
     /// Whether handles that had no byte of it may read what the store has under its name.

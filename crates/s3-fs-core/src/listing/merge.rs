@@ -126,8 +126,8 @@ impl Merger {
 fn rank(named: &Named) -> u8 {
     match named.remote.kind() {
         FileKind::Directory => 0,
-        FileKind::File => 1,
         FileKind::Symlink => 2,
+        _ => 1,
     }
 }
 

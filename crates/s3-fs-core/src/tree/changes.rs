@@ -128,6 +128,9 @@ impl Tree {
     pub(crate) fn committed(&self, ino: InodeNo, meta: ObjectMeta) {
         let now = Instant::now();
         self.table.commit(ino, meta.clone(), now + self.ttl);
+        if let Ok(key) = self.key("fsync", ino) {
+            self.metadata_changed(&key);
+        }
         if let Ok(known) = self.table.known("fsync", ino) {
             self.made(known.parent, &known.name, Remote::Object(known.attr.kind, meta), Some(now));
         }

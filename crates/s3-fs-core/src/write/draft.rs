@@ -36,7 +36,7 @@ const MEMORY_GRACE: Duration = Duration::from_secs(1);
 /// One file that is being written.
 pub(crate) struct Draft {
     pub(super) engine: Arc<WriteEngine>,
-    ino: InodeNo,
+    pub(super) ino: InodeNo,
     /// Held while the object is made.
     turn: Arc<tokio::sync::Mutex<()>>,
     pub(super) state: Mutex<State>,

@@ -20,6 +20,7 @@ use super::stage::BLOCK_BYTES;
 use crate::attr::InodeNo;
 use crate::budget::{BUFFER_BYTES, Budget};
 use crate::config::WriteConfig;
+use crate::inode::stored::Carried;
 use crate::read::ReadEngine;
 
 /// At most so many parts of one file are under way: enough for a fast line at 90 MB/s per connection.
@@ -32,6 +33,10 @@ pub(super) const KEPT_BYTES: u64 = 32 << 20;
 /// Told of each object that a file became.
 pub(crate) type OnCommit = Box<dyn Fn(InodeNo, ObjectMeta) + Send + Sync>;
 
+/// Tells what a file takes along when it becomes an object.
+/// It is not asked under the lock of a file that is written.
+pub(crate) type CarriedBy = Box<dyn Fn(InodeNo) -> Carried + Send + Sync>;
+
 /// The write path of one file system.
 pub(crate) struct WriteEngine {
     pub(super) bucket: Arc<dyn Bucket>,
@@ -43,6 +48,7 @@ pub(crate) struct WriteEngine {
     pub(super) config: WriteConfig,
     on_commit: OnCommit,
     pub(super) moves: Arc<Moves>,
+    pub(super) carried_by: CarriedBy,
     /// Where written bytes go that memory cannot hold.
     pub(super) stage: Option<Arc<StageDir>>,
     /// Memory for what is read back from there: a part at least.
@@ -66,7 +72,7 @@ impl WriteEngine {
         reads: Arc<ReadEngine>,
         (config, stage): (WriteConfig, Option<Arc<StageDir>>),
         runtime: Handle,
-        on_commit: OnCommit,
+        (on_commit, carried_by): (OnCommit, CarriedBy),
     ) -> Arc<Self> {
         // A part must be whole in memory, beside the one that is being filled.
         let schedule = PartSchedule::new(config.part_size_bytes, config.memory_limit_bytes / 4);
@@ -86,6 +92,7 @@ impl WriteEngine {
             config,
             on_commit,
             moves: Arc::default(),
+            carried_by,
             drafts: Mutex::default(),
             busy: AtomicUsize::new(0),
             moved: Notify::new(),

@@ -1,11 +1,12 @@
 //! From a draft's bytes to an object: the parts sent while the file is written, and what is left when it is to be durable.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use futures::{StreamExt, TryStreamExt, stream};
+use sluicefs_s3_client::bucket::MAX_COPY_BYTES;
 use sluicefs_s3_client::{
-    self as s3, ByteRange, CompleteUpload, CopyPart, CreateUpload, Fingerprint, ObjectAttributes, ObjectKey,
-    Part, Payload, PutRequest, UploadId, UploadPart, WriteCondition, Written,
+    self as s3, ByteRange, CompleteUpload, CopyPart, CopyRequest, CreateUpload, Fingerprint,
+    ObjectAttributes, ObjectKey, Part, Payload, PutRequest, UploadId, UploadPart, WriteCondition, Written,
 };
 use tokio::sync::OnceCell;
 
@@ -16,6 +17,7 @@ use super::gather::Sources;
 use super::plan::{self, Plan, PlannedPart, Source};
 use crate::config::OnConflict;
 use crate::error::{Error, ErrorKind, Result};
+use crate::inode::stored::{self, Carried};
 
 /// So many parts are made at once when a file is closed.
 const CLOSING_PARTS: usize = 8;
@@ -25,13 +27,17 @@ const CLOSING_PARTS: usize = 8;
 pub(super) struct Upload {
     key: ObjectKey,
     id: OnceCell<UploadId>,
+    /// What it was begun with.
+    carried: OnceLock<Carried>,
 }
 
 impl Upload {
     async fn id(&self, draft: &Draft) -> Result<UploadId> {
         let create = || async {
-            let request =
-                CreateUpload { key: self.key.clone(), attributes: draft.object_attributes().await? };
+            let carried = (draft.engine.carried_by)(draft.ino);
+            let attributes = draft.object_attributes(&carried).await?;
+            let request = CreateUpload { key: self.key.clone(), attributes };
+            self.carried.get_or_init(|| carried);
             let created = draft.engine.bucket.create_upload(request).await;
             created.map_err(|error| store_error(&self.key, error))
         };
@@ -84,12 +90,18 @@ impl Draft {
     /// The upload of this file, created at the store when its first part is sent.
     fn upload(&self, state: &mut State) -> Arc<Upload> {
         let key = &state.key;
-        let new = || Upload { key: key.clone(), id: OnceCell::new() };
+        let new = || Upload { key: key.clone(), id: OnceCell::new(), carried: OnceLock::new() };
         Arc::clone(state.upload.get_or_insert_with(|| Arc::new(new())))
     }
 
     /// What is stored with the object besides its bytes: what the old one has, if this is a change of it, else what its name says.
-    async fn object_attributes(&self) -> Result<ObjectAttributes> {
+    async fn object_attributes(&self, carried: &Carried) -> Result<ObjectAttributes> {
+        let mut attributes = self.stored_attributes().await?;
+        attributes.user_metadata = stored::replace(attributes.user_metadata, carried.metadata.clone());
+        Ok(attributes)
+    }
+
+    async fn stored_attributes(&self) -> Result<ObjectAttributes> {
         if let Some(known) = self.attributes.lock().clone() {
             return Ok(known);
         }
@@ -175,7 +187,7 @@ impl Draft {
     ) -> Result<Written> {
         let size = self.state.lock().content.size();
         let body = self.payload(ByteRange::new(0, size), sources).await?;
-        let attributes = self.object_attributes().await?;
+        let attributes = self.object_attributes(&(self.engine.carried_by)(self.ino)).await?;
         let request =
             PutRequest { key: key.clone(), body: body.clone(), attributes, condition: condition.clone() };
         let put = self.engine.bucket.put(request).await;
@@ -201,10 +213,32 @@ impl Draft {
         let parts: Vec<Part> = stream::iter(parts).map(make).buffered(CLOSING_PARTS).try_collect().await?;
         let key = upload.key.clone();
         let request = CompleteUpload { key, upload: id, parts: parts.clone(), condition: condition.clone() };
-        self.engine.bucket.complete_upload(request).await.map_err(|error| {
+        let written = self.engine.bucket.complete_upload(request).await.map_err(|error| {
             self.doubt(&error, &condition, || Fingerprint::of_parts(&parts));
             store_error(&upload.key, error)
-        })
+        })?;
+        self.describe_anew(&upload, written).await
+    }
+
+    /// What the file was given after its upload was begun is not in that: the object is copied onto itself with it.
+    async fn describe_anew(&self, upload: &Upload, written: Written) -> Result<Written> {
+        let carried = (self.engine.carried_by)(self.ino);
+        if !upload.carried.get().is_some_and(|earlier| carried.differs_from(earlier)) {
+            return Ok(written);
+        }
+        let key = &upload.key;
+        if self.state.lock().content.size() > MAX_COPY_BYTES {
+            tracing::warn!(%key, "attributes that a file of over 5 GiB was given while it was written are not stored with it: set them again");
+            return Ok(written);
+        }
+        let request = CopyRequest {
+            source: key.clone(),
+            source_if_match: written.etag.clone(),
+            target: key.clone(),
+            attributes: Some(self.object_attributes(&carried).await?),
+            condition: WriteCondition::Any,
+        };
+        self.engine.bucket.copy(request).await.map_err(|error| store_error(key, error))
     }
 
     async fn make_part(

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::super::replaced::Successor;
+use super::super::stored::XattrMap;
 use super::super::{BeingWritten, GivenAttr, Inode, Node, Remote};
 use super::{InodeTable, State, other_kind};
-use crate::attr::{Entry, FileKind, InodeNo};
+use crate::attr::{Attr, Entry, FileKind, InodeNo};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::path;
@@ -126,6 +127,25 @@ impl InodeTable {
     pub(crate) fn give(&self, ino: InodeNo, given: GivenAttr) {
         if let Some(inode) = self.state.write().inodes.get_mut(&ino) {
             inode.give(given);
+        }
+    }
+
+    /// What a file of this kind is that is made just now and given this.
+    pub(crate) fn describe_new(&self, kind: FileKind, given: &GivenAttr) -> Attr {
+        self.look.of_new(kind, given)
+    }
+
+    /// What was given to `ino`, and its extended attributes.
+    pub(crate) fn given(&self, ino: InodeNo) -> Option<(GivenAttr, Arc<XattrMap>)> {
+        let state = self.state.read();
+        let inode = state.inodes.get(&ino)?;
+        Some((inode.given.as_deref().copied().unwrap_or_default(), Arc::clone(&inode.xattrs)))
+    }
+
+    /// Sets what is given to `ino`, whatever it was.
+    pub(crate) fn set_given(&self, ino: InodeNo, (given, xattrs): (GivenAttr, Arc<XattrMap>)) {
+        if let Some(inode) = self.state.write().inodes.get_mut(&ino) {
+            (inode.given, inode.xattrs) = (Some(Box::new(given)), xattrs);
         }
     }
 

@@ -65,7 +65,7 @@ impl Subject {
         let accept = |entry: Entry| ino.replace(entry.attr.ino).is_none();
         let name = (InodeNo::ROOT, "a");
         self.table
-            .apply(name, &Remote::Object(FileKind::File, version(etag)), (self.now, self.now), accept)
+            .apply(name, (&Remote::Object(FileKind::File, version(etag)), None), (self.now, self.now), accept)
             .unwrap();
         ino.unwrap()
     }
@@ -122,7 +122,7 @@ async fn an_older_word_of_the_store_does_not_bring_an_old_version_back() {
     let before = subject.now;
     subject.now += Duration::from_secs(1);
     assert_eq!(
-        subject.table.refresh(ino, &Remote::Object(FileKind::File, version("2")), subject.now),
+        subject.table.refresh(ino, (&Remote::Object(FileKind::File, version("2")), None), subject.now),
         Change::Replaced
     );
     let new = subject.number();
@@ -132,7 +132,10 @@ async fn an_older_word_of_the_store_does_not_bring_an_old_version_back() {
     let mut told = None;
     let accept = |entry: Entry| told.replace(entry).is_none();
     let name = (InodeNo::ROOT, "a");
-    subject.table.apply(name, &Remote::Object(FileKind::File, version("1")), (at, at), accept).unwrap();
+    subject
+        .table
+        .apply(name, (&Remote::Object(FileKind::File, version("1")), None), (at, at), accept)
+        .unwrap();
     assert_eq!(told.unwrap().attr.ino, new);
     assert_eq!(subject.table.known("test", new).unwrap().meta, Some(version("2")));
 }
@@ -163,7 +166,11 @@ async fn another_length_gets_another_number_unless_a_read_found_it() {
             assert_eq!(subject.number(), ino);
         } else {
             assert_eq!(
-                subject.table.refresh(ino, &Remote::Object(FileKind::File, longer.clone()), subject.now),
+                subject.table.refresh(
+                    ino,
+                    (&Remote::Object(FileKind::File, longer.clone()), None),
+                    subject.now
+                ),
                 Change::Replaced
             );
             assert_ne!(subject.number(), ino);
@@ -194,8 +201,11 @@ fn what_was_written_here_keeps_its_version_and_time_where_listings_name_none() {
         Remote::Object(FileKind::File, ObjectMeta { etag, last_modified, ..version("") })
     };
     for secs in [100, 101, 107] {
-        assert_eq!(subject.table.refresh(ino, &listed(secs, None), subject.now), Change::None);
+        assert_eq!(subject.table.refresh(ino, (&listed(secs, None), None), subject.now), Change::None);
         assert_eq!(subject.table.known("test", ino).unwrap().meta, Some(own.clone()), "{secs}");
     }
-    assert_eq!(subject.table.refresh(ino, &listed(107, Some("other")), subject.now), Change::NewVersion);
+    assert_eq!(
+        subject.table.refresh(ino, (&listed(107, Some("other")), None), subject.now),
+        Change::NewVersion
+    );
 }

@@ -16,6 +16,7 @@ use sluicefs_s3_client::{self as s3, Bucket, GetRequest};
 
 use super::*;
 use crate::config::{OnConflict, ReadConfig, WriteConfig};
+use crate::inode::stored::Carried;
 use crate::read::ReadEngine;
 
 const MIB: u64 = 1 << 20;
@@ -44,7 +45,8 @@ fn staged_rig(config: WriteConfig, stage: Option<Arc<StageDir>>) -> Rig {
     let commits: Arc<Mutex<Vec<_>>> = Arc::default();
     let heard = Arc::clone(&commits);
     let on_commit = Box::new(move |ino, meta| heard.lock().push((ino, meta)));
-    let engine = WriteEngine::new(store, reads, (config, stage), runtime, on_commit);
+    let nothing = Box::new(|_| Carried::default());
+    let engine = WriteEngine::new(store, reads, (config, stage), runtime, (on_commit, nothing));
     Rig { bucket, faults, engine, commits }
 }
 
