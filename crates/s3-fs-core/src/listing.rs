@@ -376,6 +376,16 @@ impl Fragment {
         Ok(Self { page, after: after.map(Box::from) })
     }
 
+    /// The only page of a directory in which nothing was at `at`.
+    pub(crate) fn empty(at: Instant) -> Self {
+        Self { page: Page { names: Vec::new(), upto: None, at, first_index: 0 }, after: None }
+    }
+
+    /// Names after this (as keys) are in the page; `None`: from the first.
+    pub(crate) fn after(&self) -> Option<&str> {
+        self.after.as_deref()
+    }
+
     /// What the page says of `name`, if it is about it, and when it was seen.
     pub(crate) fn find(&self, name: &str) -> Option<(Instant, Option<Named>)> {
         if self.after.as_deref().is_some_and(|after| name <= after) {

@@ -40,7 +40,7 @@ pub(crate) enum Plan {
 /// What look-ups in one directory have been like: decides whether pages of its listing pay.
 #[derive(Debug, Default)]
 pub(crate) struct Siblings {
-    last_miss: Option<Instant>,
+    last: Option<Instant>,
     pages: u32,
     answers: u32,
     /// The first page was not the last: names are looked for near their place.
@@ -50,8 +50,8 @@ pub(crate) struct Siblings {
 impl Siblings {
     /// How to find out about `name`, of which nothing is known.
     pub(crate) fn plan(&mut self, name: &str, now: Instant) -> Plan {
-        let in_burst = self.last_miss.is_some_and(|last| now.saturating_duration_since(last) < BURST);
-        self.last_miss = Some(now);
+        let in_burst = self.last.is_some_and(|last| now.saturating_duration_since(last) < BURST);
+        self.last = Some(now);
         if !in_burst {
             (self.pages, self.answers) = (0, 0);
             return Plan::Direct;
@@ -73,8 +73,9 @@ impl Siblings {
     }
 
     /// A page that was fetched for one name answered for another.
-    pub(crate) fn page_answered(&mut self) {
+    pub(crate) fn page_answered(&mut self, now: Instant) {
         self.answers += 1;
+        self.last = Some(now);
     }
 }
 
@@ -234,7 +235,7 @@ mod tests {
             siblings.page_came(false);
         }
         assert_eq!(siblings.plan("f2", now), Plan::Direct);
-        (0..TRIAL_PAGES * WORTHWHILE_ANSWERS).for_each(|_| siblings.page_answered());
+        (0..TRIAL_PAGES * WORTHWHILE_ANSWERS).for_each(|_| siblings.page_answered(now));
         assert_ne!(siblings.plan("f3", now), Plan::Direct);
     }
 }

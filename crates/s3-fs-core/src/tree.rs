@@ -25,7 +25,7 @@ use crate::inode::negative::NegativeCache;
 use crate::inode::stored::Stored;
 use crate::inode::table::{Change, InodeTable, Known};
 use crate::link::{self, LinkKeys};
-use crate::listing::cache::ListingCache;
+use crate::listing::cache::{Flight, ListingCache};
 use crate::listing::merge::Hidden;
 use crate::listing::{At, Fragment, Listing, Named, OnHidden};
 use crate::local::LocalNames;
@@ -44,6 +44,9 @@ const MAX_REPORTED: usize = 10_000;
 
 /// A page, then one nearer to the name, then the name alone.
 const MAX_PAGES_PER_LOOKUP: usize = 2;
+
+/// A page that answers for absent names is asked for again after this share of the time for which it may.
+const STILL_FRESH: f32 = 0.75;
 
 /// A directory is read right after it was opened: its listing, begun then, is good for that even with a time to live of zero.
 const OPENED_JUST_NOW: Duration = Duration::from_millis(100);
@@ -114,7 +117,10 @@ impl Tree {
             return Err(not_found());
         }
         let (seen, found) = match self.told(parent, name, now, self.ttl + patience) {
-            Some(told) => told,
+            Some(told) => {
+                self.keep_fresh((parent, &prefix), name, &told, now);
+                told
+            }
             None => {
                 let (seen, found) = self.ask(parent, &prefix, name).await?;
                 // This mount may have changed the name while the store was asked.
@@ -154,6 +160,11 @@ impl Tree {
         until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
     }
 
+    /// Since when `name` is known to be absent from `parent`, if it is.
+    pub(crate) fn absent_since(&self, parent: InodeNo, name: &str) -> Option<Instant> {
+        self.negative.get(parent, name, Instant::now())?.checked_sub(self.negative_ttl)
+    }
+
     /// What `name` is as far as a listing or this mount itself told: since when that is so, and the answer.
     fn told(
         &self,
@@ -171,6 +182,26 @@ impl Tree {
             return Some((seen, own.map(named)));
         }
         (found.is_some() || seen + self.negative_ttl > now).then_some((seen, found))
+    }
+
+    /// A page answers for names of `dir` that are absent, and will soon be too old for that: it is asked for again before somebody has to wait
+    /// for it.
+    fn keep_fresh(
+        &self,
+        (dir, prefix): (InodeNo, &KeyPrefix),
+        name: &str,
+        (seen, found): &(Instant, Option<Named>),
+        now: Instant,
+    ) {
+        let is_old = now.saturating_duration_since(*seen) >= self.negative_ttl.mul_f32(STILL_FRESH);
+        if found.is_some() || !is_old {
+            return;
+        }
+        if let Some(after) = self.listings.page_of(dir, name) {
+            let page = self.page(dir, prefix, after);
+            // If it fails, the next look-up asks itself.
+            self.runtime.spawn(page.map(|_| ()));
+        }
     }
 
     /// Asks the store what `name` is: when that was, and the answer.
@@ -193,7 +224,7 @@ impl Tree {
     }
 
     /// The page of `dir` after the key `after`, fetched once for all who want it now.
-    async fn page(&self, dir: InodeNo, prefix: &KeyPrefix, after: Option<String>) -> Result<Arc<Fragment>> {
+    fn page(&self, dir: InodeNo, prefix: &KeyPrefix, after: Option<String>) -> Flight {
         let fetch = || {
             let (bucket, listings) = (Arc::clone(&self.bucket), Arc::clone(&self.listings));
             let (prefix, after, on_hidden) = (prefix.clone(), after.clone(), Arc::clone(&self.on_hidden));
@@ -206,7 +237,7 @@ impl Tree {
             };
             fetch.boxed().shared()
         };
-        self.listings.flight(dir, &after, fetch).await
+        self.listings.flight(dir, &after, fetch)
     }
 
     /// Takes back `count` lookups of `ino`.

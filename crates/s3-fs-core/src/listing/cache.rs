@@ -72,8 +72,24 @@ impl ListingCache {
         }
         let found =
             directory.fragments.iter().rev().find_map(|fragment| fragment.find(name).filter(fresh))?;
-        directory.siblings.page_answered();
+        directory.siblings.page_answered(now);
         Some(found)
+    }
+
+    /// The page that answers for `name` in `dir`, if none is under way: the key that it begins after.
+    pub(crate) fn page_of(&self, dir: InodeNo, name: &str) -> Option<Option<String>> {
+        let state = self.0.lock();
+        let directory = state.directories.get(&dir).filter(|directory| directory.flight.is_none())?;
+        let page = directory.fragments.iter().rev().find(|fragment| fragment.find(name).is_some())?;
+        Some(page.after().map(str::to_owned))
+    }
+
+    /// This mount made the directory `dir`, in which nothing was at `at`.
+    pub(crate) fn made(&self, dir: InodeNo, at: Instant) {
+        self.with(dir, |directory| {
+            directory.listing = None;
+            directory.fragments = VecDeque::from([Arc::new(Fragment::empty(at))]);
+        });
     }
 
     /// A listing of `dir` that was begun less than `ttl` ago.

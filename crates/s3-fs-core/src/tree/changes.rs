@@ -58,6 +58,11 @@ impl Tree {
         Ok(entry)
     }
 
+    /// This mount made the directory `ino`, whose name was absent at `at`: so was all that could be in it.
+    pub(crate) fn made_directory(&self, ino: InodeNo, at: Instant) {
+        self.listings.made(ino, at);
+    }
+
     /// Notes that `name` stands for `remote`, which the store knows since `known`, or does not.
     pub(crate) fn made(&self, parent: InodeNo, name: &str, remote: Remote, known: Option<Instant>) {
         self.negative.remove(parent, name);

@@ -189,3 +189,45 @@ async fn names_are_believed_for_longer_while_others_are_removed() {
         assert_eq!(!bucket.requests().is_empty(), asks);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn names_in_a_directory_made_here_are_absent_without_a_request() {
+    let bucket = Recorder::new(&["a"]);
+    let fs = bucket.mount();
+    let dir = fs.make_dir(InodeNo::ROOT, "d", 0o755).await.unwrap().attr.ino;
+    assert_eq!(bucket.requests(), ["list d", "put d/"]);
+    for name in ["x", "y", "z"] {
+        assert_eq!(fs.lookup(dir, name).await.unwrap_err().kind(), ErrorKind::NotFound);
+    }
+    assert_eq!(bucket.requests(), Vec::<String>::new());
+    bucket.store.put("d/x", "from elsewhere");
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert_eq!(fs.lookup(dir, "x").await.unwrap().attr.size, 14);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_one_absent_name_after_another_waits_for_none() {
+    let bucket = Recorder::new(&["d/other"]);
+    let fs = bucket.mount();
+    let dir = walk(&fs, "d").await.unwrap().attr.ino;
+    for name in ["first", "second"] {
+        fs.lookup(dir, name).await.unwrap_err();
+    }
+    bucket.requests();
+    let began = tokio::time::Instant::now();
+    for n in 0..200 {
+        assert_eq!(fs.lookup(dir, &format!("{n:03}")).await.unwrap_err().kind(), ErrorKind::NotFound);
+        tokio::time::sleep(LATENCY).await;
+    }
+    assert_eq!(began.elapsed(), 200 * LATENCY, "no look-up waited");
+    let requests = bucket.requests();
+    assert!(requests.iter().all(|request| request == "list d/"), "{requests:?}");
+    assert_eq!(requests.len(), 5, "a page each three quarters of a second, for four seconds");
+    bucket.store.put("d/new", "from elsewhere");
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(
+        fs.lookup(dir, "new").await.unwrap().attr.size,
+        14,
+        "absence is believed for no longer than its time"
+    );
+}
