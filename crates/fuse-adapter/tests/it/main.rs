@@ -23,6 +23,7 @@ mod server;
 mod staging;
 mod stuck;
 mod support;
+mod traffic;
 mod versions;
 mod writing;
 mod xattrs;

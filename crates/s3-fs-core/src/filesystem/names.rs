@@ -25,7 +25,7 @@ impl FileSystem {
     pub async fn make_dir(&self, parent: InodeNo, name: &str, new: NewAttr) -> Result<Entry> {
         self.may_change("mkdir")?;
         self.must_be_free("mkdir", parent, name).await?;
-let marker = || self.marker("mkdir", &self.tree.prefix_of("mkdir", parent, name)?);
+        let marker = || self.marker("mkdir", &self.tree.prefix_of("mkdir", parent, name)?);
         let (marker, _stays) = self.stay(marker).await?;
         let absent_since = self.tree.absent_since(parent, name);
         let given = self.birth(parent, FileKind::Directory, new)?;

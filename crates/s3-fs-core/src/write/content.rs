@@ -219,6 +219,11 @@ impl Content {
         (is_complete && !self.flying.contains(&next)).then_some(next)
     }
 
+    /// Whether a request for the part `index` is under way.
+    pub(super) fn is_flying(&self, index: u64) -> bool {
+        self.flying.contains(&index)
+    }
+
     /// How many parts are under way.
     pub(super) fn parts_under_way(&self) -> usize {
         self.flying.len()
@@ -340,9 +345,9 @@ impl Content {
         !self.released.is_empty()
     }
 
-    /// How to make the object.
+    /// How to make the object, if what is under way arrives.
     pub(super) fn plan(&self, can_copy: bool) -> Plan {
-        let sent = self.sent.keys().copied().collect();
+        let sent = self.sent.keys().chain(&self.under_way).copied().collect();
         let content =
             plan::Content { size: self.size, base_len: self.base_len, dirty: &self.dirty, sent: &sent };
         plan::plan(&content, self.schedule, can_copy)

@@ -366,10 +366,12 @@ impl Draft {
             return Ok(());
         }
         let _committing = Committing::begin(&self);
-        self.parts_ended().await;
         let made = match self.settle_doubt().await {
             Ok(None) => self.make_object().await,
-            Ok(Some(written)) => Ok(written),
+            Ok(Some(written)) => {
+                self.parts_ended().await;
+                Ok(written)
+            }
             Err(error) => Err(error),
         };
         match made {
@@ -413,10 +415,15 @@ impl Draft {
         }
     }
 
-    async fn parts_ended(&self) {
+    pub(super) async fn parts_ended(&self) {
+        self.until(|content| content.parts_under_way() == 0).await;
+    }
+
+    /// Returns when `is_so`, which a part that ends makes so.
+    pub(super) async fn until(&self, is_so: impl Fn(&Content) -> bool) {
         loop {
             let moved = self.moved.notified();
-            if self.state.lock().content.parts_under_way() == 0 {
+            if is_so(&self.state.lock().content) {
                 return;
             }
             moved.await;

@@ -23,8 +23,8 @@ use crate::config::WriteConfig;
 use crate::inode::stored::Carried;
 use crate::read::ReadEngine;
 
-/// At most so many parts of one file are under way: enough for a fast line at 90 MB/s per connection.
-pub(super) const MAX_PARTS_UNDER_WAY: usize = 16;
+/// At most so many parts of one file are under way: enough for 20 Gbit/s at 90 MB/s per connection.
+pub(super) const MAX_PARTS_UNDER_WAY: usize = 32;
 
 /// So many bytes of a file stay here after they were sent, if no other write wants the memory: programs go back to what they wrote last, and
 /// memory used again is cheaper than fresh.

@@ -39,7 +39,7 @@ pub(super) struct PlannedPart {
 /// Where the bytes of a part come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
-    /// They were sent already.
+    /// They were sent already, or are on their way.
     Sent,
     /// The store copies them from the old object.
     Copied,
@@ -56,7 +56,7 @@ pub(super) struct Content<'a> {
     pub(super) base_len: u64,
     /// The bytes that were written since.
     pub(super) dirty: &'a RangeSet,
-    /// The parts that were sent, by index.
+    /// The parts that were sent or are on their way, by index.
     pub(super) sent: &'a BTreeSet<u64>,
 }
 

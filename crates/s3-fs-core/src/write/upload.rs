@@ -8,7 +8,7 @@ use sluicefs_s3_client::{
     self as s3, ByteRange, CompleteUpload, CopyPart, CopyRequest, CreateUpload, Fingerprint,
     ObjectAttributes, ObjectKey, Part, Payload, PutRequest, UploadId, UploadPart, WriteCondition, Written,
 };
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
 
 use super::content::Released;
 use super::draft::{Base, Draft, State};
@@ -19,7 +19,7 @@ use crate::config::OnConflict;
 use crate::error::{Error, ErrorKind, Result};
 use crate::inode::stored::{self, Carried};
 
-/// So many parts are made at once when a file is closed.
+/// So many of the parts that are left when a file is closed are made at once, besides those under way.
 const CLOSING_PARTS: usize = 8;
 
 /// An upload in parts of one object, created when the first part is ready.
@@ -147,7 +147,7 @@ impl Draft {
         self.engine.moved.notify_waiters();
     }
 
-    /// Makes the object of what was written. Nothing is written meanwhile, and no part is under way.
+    /// Makes the object of what was written. Nothing is written meanwhile; parts may be under way.
     pub(super) async fn make_object(&self) -> Result<Written> {
         let (plan, sources, key, condition) = {
             let state = self.state.lock();
@@ -159,11 +159,13 @@ impl Draft {
             Plan::Whole => self.put_whole(&key, &sources, condition).await,
             Plan::Parts(parts) => self.put_parts(parts, &sources, condition).await,
         };
-        made.inspect_err(|error| {
-            if error.store_error().is_some_and(|error| error.kind() == s3::ErrorKind::NoSuchUpload) {
-                self.upload_lost();
-            }
-        })
+        if let Err(error) = &made
+            && error.store_error().is_some_and(|error| error.kind() == s3::ErrorKind::NoSuchUpload)
+        {
+            self.parts_ended().await;
+            self.upload_lost();
+        }
+        made
     }
 
     /// What must be at the store for the new object to take its place: what this file was made from.
@@ -195,6 +197,8 @@ impl Draft {
             self.doubt(&error, &condition, || Fingerprint::of_bytes(&body));
             store_error(key, error)
         })?;
+        // Parts of what the file was before it was cut.
+        self.parts_ended().await;
         if let Some(unused) = self.state.lock().upload.take() {
             unused.abandon(&self.engine);
         }
@@ -209,8 +213,12 @@ impl Draft {
     ) -> Result<Written> {
         let upload = self.upload(&mut self.state.lock());
         let id = upload.id(self).await?;
-        let make = |part| self.make_part(&upload, &id, part, sources);
-        let parts: Vec<Part> = stream::iter(parts).map(make).buffered(CLOSING_PARTS).try_collect().await?;
+        let turns = Semaphore::new(CLOSING_PARTS);
+        let make = |part| self.make_part((&upload, &id), part, sources, &turns);
+        let window = MAX_PARTS_UNDER_WAY + CLOSING_PARTS;
+        let parts: Vec<Part> = stream::iter(parts).map(make).buffered(window).try_collect().await?;
+        // Nor may one be under way that was cut off: it would fail, and that would be taken for a failure of what is written next.
+        self.parts_ended().await;
         let key = upload.key.clone();
         let request = CompleteUpload { key, upload: id, parts: parts.clone(), condition: condition.clone() };
         let written = self.engine.bucket.complete_upload(request).await.map_err(|error| {
@@ -243,17 +251,22 @@ impl Draft {
 
     async fn make_part(
         &self,
-        upload: &Upload,
-        id: &UploadId,
+        (upload, id): (&Upload, &UploadId),
         part: PlannedPart,
         sources: &Sources,
+        turns: &Semaphore,
     ) -> Result<Part> {
+        // Of two requests for one part, nobody knows which the store obeys last.
+        self.until(|content| !content.is_flying(part.index)).await;
+        if part.from == Source::Sent
+            && let Some(sent) = self.state.lock().content.sent_part(part.index)
+        {
+            return Ok(sent.clone());
+        }
+        let _turn = turns.acquire().await.expect("the semaphore is never closed");
         match part.from {
-            Source::Sent => {
-                let state = self.state.lock();
-                Ok(state.content.sent_part(part.index).expect("the plan counts sent parts").clone())
-            }
-            Source::Here => {
+            // What was on its way and did not arrive is here still.
+            Source::Sent | Source::Here => {
                 let body = self.payload(part.range, sources).await?;
                 let sent = self.send_part(upload, part.index, body).await?;
                 let mut state = self.state.lock();

@@ -122,6 +122,20 @@ async fn a_large_file_is_sent_while_it_is_written() {
     assert_eq!((rig.count(Operation::UploadPart), rig.count(Operation::Put)), (6, 0));
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_file_is_sent_while_parts_are_under_way() {
+    let rig = rig();
+    let second = Duration::from_secs(1);
+    rig.faults.plan().add(Rule::new(Fault::Latency(second)).on(Operation::UploadPart));
+    let draft = rig.create("f");
+    fill(&draft, 1, ByteRange::new(0, 30 * MIB)).await;
+    let began = tokio::time::Instant::now();
+    draft.commit().await.unwrap();
+    assert_eq!(began.elapsed(), second, "all parts at the same time");
+    assert!(rig.stored("f").await == pattern(1, ByteRange::new(0, 30 * MIB)));
+    assert_eq!(rig.count(Operation::UploadPart), 4);
+}
+
 #[tokio::test]
 async fn more_than_memory_is_written_in_order() {
     let config = WriteConfig { memory_limit_bytes: 40 * MIB, ..WriteConfig::default() };
