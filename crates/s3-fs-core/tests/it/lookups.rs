@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sluicefs_core::{DirMode, ErrorKind, FileKind, FsConfig, InodeNo};
+use sluicefs_core::{DirMode, ErrorKind, FileKind, FsConfig, InodeNo, NewAttr};
 use sluicefs_s3_client::KeyPrefix;
 
 use crate::recorder::{LATENCY, Recorder, content, names, ttl, walk};
@@ -194,7 +194,8 @@ async fn names_are_believed_for_longer_while_others_are_removed() {
 async fn names_in_a_directory_made_here_are_absent_without_a_request() {
     let bucket = Recorder::new(&["a"]);
     let fs = bucket.mount();
-    let dir = fs.make_dir(InodeNo::ROOT, "d", 0o755).await.unwrap().attr.ino;
+    let dir =
+        fs.make_dir(InodeNo::ROOT, "d", NewAttr { mode: 0o755, uid: 0, gid: 0 }).await.unwrap().attr.ino;
     assert_eq!(bucket.requests(), ["list d", "put d/"]);
     for name in ["x", "y", "z"] {
         assert_eq!(fs.lookup(dir, name).await.unwrap_err().kind(), ErrorKind::NotFound);
