@@ -209,7 +209,7 @@ impl InodeTable {
         let accepted = accept(self.look.entry(ino, inode, now));
         inode.lookups += u64::from(accepted);
         if let (Some(inode), true) = (new, accepted) {
-            state.insert(ino, inode);
+            self.insert(&mut state, ino, inode);
         }
         Ok(accepted)
     }
@@ -366,6 +366,16 @@ impl InodeTable {
         let object = Some((kind, meta.clone()));
         state.replaced.insert(first, Successor { ino, object, valid_until });
         ino
+    }
+
+    /// Puts a new inode into the table. A number that is not the first of its name is remembered: whoever has that may be forgotten sooner.
+    fn insert(&self, state: &mut State, ino: InodeNo, inode: Box<Inode>) {
+        let first = self.first_number(inode.parent, &inode.name, inode.node.kind());
+        if first != ino && state.replaced.get(first).is_none_or(|known| known.ino != ino) {
+            let valid_until = inode.valid_until;
+            state.replaced.insert(first, Successor { ino, object: None, valid_until });
+        }
+        state.insert(ino, inode);
     }
 
     /// An inode for `name`, which the table does not have.

@@ -45,7 +45,7 @@ impl InodeTable {
         }
         inode.lookups = 1;
         let entry = self.look.entry(ino, &inode, now);
-        state.insert(ino, inode);
+        self.insert(&mut state, ino, inode);
         Ok(entry)
     }
 
@@ -170,7 +170,10 @@ impl InodeTable {
         inode.is_replaced = true;
         inode.give(GivenAttr::touched_at(clock::now()));
         let first = self.first_number(inode.parent, &inode.name.clone(), inode.node.kind());
-        state.replaced.remove(first);
+        // What took its name may have been there first.
+        if state.replaced.get(first).is_some_and(|successor| successor.ino == ino) {
+            state.replaced.remove(first);
+        }
     }
 
     /// The inode `ino` is called `name` in the directory `parent` from now on, with all that is below it; what had that name before has lost it.

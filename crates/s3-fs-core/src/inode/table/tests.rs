@@ -209,3 +209,30 @@ fn what_was_written_here_keeps_its_version_and_time_where_listings_name_none() {
         Change::NewVersion
     );
 }
+
+/// The directory that had the first number was moved away, and goes before the one that was made in its place.
+#[tokio::test(start_paused = true)]
+async fn a_name_keeps_its_number_when_whoever_had_the_first_one_is_forgotten() {
+    let table = Subject::new().table;
+    let now = Instant::now();
+    let make = |name| table.create((InodeNo::ROOT, name), &Remote::Directory, (now, now)).unwrap().attr.ino;
+    let moved = make("red");
+    table.rename(moved, (InodeNo::ROOT, "blue"), now).unwrap();
+    let made = make("red");
+    assert_ne!(made, moved);
+    table.forget(moved, 1);
+    assert!(table.known("test", moved).is_err());
+    assert_eq!(table.number_of(InodeNo::ROOT, "red", FileKind::Directory), made);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_renamed_over_another_file_keeps_its_number_when_that_is_removed() {
+    let table = Subject::new().table;
+    let now = Instant::now();
+    let file = Remote::Object(FileKind::File, version("1"));
+    let make = |name| table.create((InodeNo::ROOT, name), &file, (now, now)).unwrap().attr.ino;
+    let (moved, replaced) = (make("a"), make("b"));
+    table.rename(moved, (InodeNo::ROOT, "b"), now).unwrap();
+    table.remove(replaced);
+    assert_eq!(table.number_of(InodeNo::ROOT, "b", FileKind::File), moved);
+}
