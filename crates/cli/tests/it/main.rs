@@ -14,6 +14,7 @@ mod demo;
 mod errors;
 mod foreground;
 mod help;
+mod kills;
 mod rm;
 mod sandbox;
 mod staging;
