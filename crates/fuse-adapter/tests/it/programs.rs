@@ -119,6 +119,28 @@ fn files_with_holes_are_copied_and_written_over_in_place() {
     );
 }
 
+/// A cache as the `huggingface_hub` library lays it out: content by its hash, a link to it for each revision, locks, and files renamed into place.
+#[test]
+fn a_cache_of_models_is_made_of_links_locks_and_renames() {
+    let place = Place::new();
+    place.run(
+        "get () {
+           exec 9> .locks/$1.lock; flock 9
+           test -e models--o--m/blobs/$1 || {
+             seq $2 > models--o--m/blobs/$1.incomplete; mv models--o--m/blobs/$1.incomplete models--o--m/blobs/$1; }
+           ln -sfn ../../blobs/$1 models--o--m/snapshots/$3/$4; exec 9>&-
+         }
+         mkdir -p .locks models--o--m/{blobs,refs,snapshots/r1,snapshots/r2}
+         get aaa 100 r1 config.json & get bbb 50000 r1 model.safetensors & get bbb 50000 r2 model.safetensors & wait
+         get ccc 200 r2 config.json; printf r2 > models--o--m/refs/main
+         cd models--o--m; now=snapshots/$(cat refs/main); test \"$(readlink $now/config.json)\" = ../../blobs/ccc
+         test $(wc -l < $now/config.json) = 200; cmp snapshots/r1/model.safetensors $now/model.safetensors
+         test -f $now/model.safetensors; rm -r snapshots/r1 blobs/aaa; test $(find . -type l | wc -l) = 2
+         test -z \"$(find . -xtype l)\"",
+    );
+    assert!(place.has("models--o--m/blobs/bbb") && !place.has("models--o--m/blobs/bbb.incomplete"));
+}
+
 #[test]
 fn pip_installs_into_a_directory() {
     let Some(python) = python() else { return };
