@@ -568,7 +568,7 @@ fn report_once(bucket: Arc<str>) -> OnHidden {
         match hidden {
             Hidden::Shadowed(_) => {
                 tracing::warn!(
-                    "hidden: the object {key} stands for the name of a directory, or of a file; rename one of them to see it"
+                    "hidden: the object {key} has the name of a directory, or is a link with that of a file; rename one of them to see it"
                 );
             }
             Hidden::Illegal(_, reason) => {

@@ -38,7 +38,7 @@ async fn a_hidden_name_is_logged_once() {
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
     // For this thread alone, on which all tasks of the test run.
     let _logged = tracing::subscriber::set_default(subscriber);
-    let bucket = Recorder::new(&["a", "a/b", "c//d", "ok", "line\nbreak//x"]);
+    let bucket = Recorder::new(&["a", "a/b", "c//d", "ok", "ok.rclonelink", "line\nbreak//x"]);
     let fs = bucket.mount();
     for _ in 0..3 {
         names(&fs, InodeNo::ROOT, DirMode::Lookup).await.unwrap();
@@ -51,5 +51,6 @@ async fn a_hidden_name_is_logged_once() {
     }
     assert_eq!(log.lines_with("hidden: the object memory:b/a has the name of a directory"), 1);
     assert_eq!(log.lines_with("hidden: memory:b/c/"), 1);
-    assert_eq!(log.lines_with("hidden"), 3, "{}", String::from_utf8_lossy(&log.0.lock()));
+    assert_eq!(log.lines_with("hidden: the object memory:b/ok.rclonelink has the name of"), 1);
+    assert_eq!(log.lines_with("hidden"), 4, "{}", String::from_utf8_lossy(&log.0.lock()));
 }
