@@ -3,7 +3,7 @@
 //!
 //! Its paths cannot express every key: an empty segment (`a//b`), a leading `/`, `.`, `..` and control characters have no
 //! path, so such a key is simply not there; and a directory with such a name in it cannot be listed. The key `a/`, which makes a directory
-//! exist, is kept as [`MARKER`] in that directory. Its listings are whole and in no order, so pages are cut here from a sorted copy, which is
+//! exist, is kept as `.sluicefs-directory` in that directory. Its listings are whole and in no order, so pages are cut here from a sorted copy, which is
 //! kept for the pages after it.
 
 mod uploads;
