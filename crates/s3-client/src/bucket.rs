@@ -309,6 +309,19 @@ pub struct ObjectHead {
 }
 
 impl ObjectHead {
+    /// Of an object with nothing but its bytes.
+    pub fn of(meta: ObjectMeta) -> Self {
+        Self {
+            meta,
+            content_type: None,
+            version_id: None,
+            encryption: None,
+            restored: false,
+            user_metadata: Vec::new(),
+            headers: Vec::new(),
+        }
+    }
+
     /// All that is stored with the object besides its bytes, as far as it is written along with a changed or moved one.
     pub fn attributes(&self) -> ObjectAttributes {
         ObjectAttributes {

@@ -217,15 +217,7 @@ impl Bucket for DirectoryBucket {
     async fn head(&self, key: &ObjectKey) -> Result<ObjectHead> {
         let key = key.clone();
         let meta = self.blocking(move |shared| shared.head(&key)).await?;
-        Ok(ObjectHead {
-            meta,
-            content_type: None,
-            version_id: None,
-            encryption: None,
-            restored: false,
-            user_metadata: Vec::new(),
-            headers: Vec::new(),
-        })
+        Ok(ObjectHead::of(meta))
     }
 
     async fn get(&self, request: GetRequest) -> Result<GetReply> {

@@ -9,7 +9,7 @@ use crate::checksum::{
 use crate::key::ETag;
 
 /// An object as the store describes it.
-pub(crate) type Found = (ObjectHead, Option<StoredChecksum>);
+pub type Found = (ObjectHead, Option<StoredChecksum>);
 
 /// What an object that was to be written can be known by.
 #[derive(Debug, Clone)]
@@ -63,16 +63,39 @@ impl Fingerprint {
     }
 }
 
-/// Whether one object is a copy of the other.
-pub(crate) fn is_copy(found: &Found, source: &Found) -> bool {
-    let whole = |found: &Found| match found.1 {
-        Some(StoredChecksum::Whole(sum)) => Some(sum),
-        _ => None,
-    };
-    let same_sum = whole(found).is_some() && whole(found) == whole(source);
-    let same_md5 = |(head, _): &Found| head.meta.etag.clone().filter(|etag| etag.as_md5().is_some());
-    let same_etag = same_md5(found).is_some() && same_md5(found) == same_md5(source);
-    found.0.meta.size == source.0.meta.size && (same_sum || same_etag)
+/// What a store tells of the bytes of two objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Likeness {
+    /// They are the same.
+    Same,
+    /// They are not.
+    Different,
+    /// It tells too little; whoever must know reads both.
+    Unknown,
+}
+
+/// Whether two objects have the same bytes, by all that [`head_with_checksum`](crate::Bucket::head_with_checksum) told of each.
+///
+/// ETags alone prove no difference: that of a copy is another one if the object was made of parts or is encrypted.
+pub fn likeness(one: &Found, other: &Found) -> Likeness {
+    if one.0.meta.size != other.0.meta.size {
+        return Likeness::Different;
+    }
+    let md5 = |(head, _): &Found| head.meta.etag.clone().filter(|etag| etag.as_md5().is_some());
+    if md5(one).is_some() && md5(one) == md5(other) {
+        return Likeness::Same;
+    }
+    match (one.1, other.1) {
+        (Some(StoredChecksum::Whole(one)), Some(StoredChecksum::Whole(other))) if one == other => {
+            Likeness::Same
+        }
+        (Some(StoredChecksum::Whole(one)), Some(StoredChecksum::Whole(other)))
+            if one.algorithm() == other.algorithm() =>
+        {
+            Likeness::Different
+        }
+        _ => Likeness::Unknown,
+    }
 }
 
 #[cfg(test)]
@@ -90,16 +113,7 @@ mod tests {
             last_modified: Timestamp::default(),
             storage_class: StorageClass::Standard,
         };
-        let head = ObjectHead {
-            meta,
-            content_type: None,
-            version_id: None,
-            encryption: None,
-            restored: false,
-            user_metadata: Vec::new(),
-            headers: Vec::new(),
-        };
-        (head, checksum)
+        (ObjectHead::of(meta), checksum)
     }
 
     fn sum(algorithm: ChecksumAlgorithm, text: &'static str) -> Checksum {
@@ -158,15 +172,27 @@ mod tests {
     }
 
     #[test]
-    fn copies_have_the_same_digest() {
+    fn objects_are_alike_by_what_proves_it() {
+        use Likeness::{Different, Same, Unknown};
         let md5 = Some(md5_etag([&Bytes::from_static(b"text")]));
-        let whole = Some(StoredChecksum::Whole(sum(Crc64Nvme, "text")));
+        let whole = |algorithm, text| Some(StoredChecksum::Whole(sum(algorithm, text)));
+        let text = whole(Crc64Nvme, "text");
         let joined = Some(ETag::new("\"0123456789abcdef0123456789abcdef-2\""));
-        assert!(is_copy(&found(4, md5.clone(), None), &found(4, md5.clone(), None)));
-        assert!(is_copy(&found(4, md5.clone(), whole), &found(4, joined.clone(), whole)));
-        assert!(!is_copy(&found(4, md5.clone(), None), &found(4, joined.clone(), None)));
-        assert!(!is_copy(&found(4, joined.clone(), None), &found(4, joined, None)), "parts of other sizes");
-        assert!(!is_copy(&found(4, None, None), &found(4, None, None)));
-        assert!(!is_copy(&found(5, md5.clone(), whole), &found(4, md5, whole)));
+        for (one, other, expected) in [
+            (found(4, md5.clone(), None), found(4, md5.clone(), None), Same),
+            (found(4, md5.clone(), text), found(4, joined.clone(), text), Same),
+            (found(4, md5.clone(), text), found(4, joined.clone(), whole(Crc64Nvme, "TEXT")), Different),
+            (found(4, md5.clone(), text), found(4, joined.clone(), whole(Crc32c, "text")), Unknown),
+            (found(4, md5.clone(), None), found(4, joined.clone(), None), Unknown),
+            // The parts may have other sizes.
+            (found(4, joined.clone(), None), found(4, joined, None), Unknown),
+            (found(4, None, None), found(4, None, None), Unknown),
+            // An encrypted copy has another ETag.
+            (found(4, md5.clone(), None), found(4, opaque(), None), Unknown),
+            (found(5, md5.clone(), text), found(4, md5, text), Different),
+        ] {
+            assert_eq!(likeness(&one, &other), expected, "{one:?} {other:?}");
+            assert_eq!(likeness(&other, &one), expected, "{other:?} {one:?}");
+        }
     }
 }

@@ -248,15 +248,8 @@ impl Bucket for ObjectStoreBucket {
         let options = GetOptions { head: true, ..GetOptions::default() };
         let reply = self.store.get_opts(&path, options).await;
         let reply = reply.map_err(|e| self.error("head", key.as_str(), e))?;
-        let mut head = ObjectHead {
-            meta: to_meta(&reply.meta),
-            content_type: None,
-            version_id: reply.meta.version.clone(),
-            encryption: None,
-            restored: false,
-            user_metadata: Vec::new(),
-            headers: Vec::new(),
-        };
+        let mut head =
+            ObjectHead { version_id: reply.meta.version.clone(), ..ObjectHead::of(to_meta(&reply.meta)) };
         write::describe(&mut head, &reply.attributes);
         Ok(head)
     }

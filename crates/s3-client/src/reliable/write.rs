@@ -9,7 +9,7 @@ use crate::bucket::{
     UploadId, UploadMarker, UploadPage, UploadPart, WriteCondition, Written,
 };
 use crate::error::{Error, ErrorKind, FIRST_BYTE_TIMEOUT, Result};
-use crate::fingerprint::{Fingerprint, Found, is_copy};
+use crate::fingerprint::{Fingerprint, Found, Likeness, likeness};
 use crate::key::{ETag, KeyPrefix, ObjectKey};
 
 impl Shared {
@@ -158,7 +158,7 @@ impl Shared {
                 && request.condition != WriteCondition::Any
                 && let Some(found) = self.find(&request.target).await?
                 && let Some(source) = self.find(&request.source).await?
-                && is_copy(&found, &source)
+                && likeness(&found, &source) == Likeness::Same
             {
                 return Ok(attempts.recovered(found));
             }

@@ -47,15 +47,8 @@ impl StoredObject {
             last_modified: now(),
             storage_class: StorageClass::Standard,
         };
-        let head = ObjectHead {
-            meta,
-            content_type: Some(DEFAULT_CONTENT_TYPE.to_owned()),
-            version_id: None,
-            encryption: None,
-            restored: false,
-            user_metadata: Vec::new(),
-            headers: Vec::new(),
-        };
+        let content_type = Some(DEFAULT_CONTENT_TYPE.to_owned());
+        let head = ObjectHead { content_type, ..ObjectHead::of(meta) };
         Self { content, head, crc64nvme: None }
     }
 }

@@ -8,7 +8,7 @@ use sluicefs_core::{
     Creation, ErrorKind, Existing, FileSystem, FsConfig, HandleId, InodeNo, NewAttr, ReadConfig, Replace,
 };
 use sluicefs_s3_client::testing::{Fault, FaultBucket, MemoryBucket, Operation, Rule, When};
-use sluicefs_s3_client::{self as s3, ByteRange};
+use sluicefs_s3_client::{self as s3, ByteRange, ETag};
 
 const NEW: NewAttr = NewAttr { mode: 0o755, uid: 0, gid: 0 };
 
@@ -225,4 +225,35 @@ async fn changes_all_over_a_large_file_fit_into_the_least_memory() {
     }
     rig.fs.flush(writer).await.unwrap();
     assert!(rig.stored("f") == expected);
+}
+
+#[tokio::test]
+async fn a_rename_goes_on_with_copies_whose_etags_are_others() {
+    let sums = ["AAAAAAAAAAA=", "AAAAAAAAAAE="];
+    for (copy, sums, moved, gets) in [
+        ("text", None, Ok(()), 2),
+        ("TEXT", None, Err(ErrorKind::NotEmpty), 2),
+        ("text", Some([sums[0], sums[0]]), Ok(()), 0),
+        ("TEXT", Some(sums), Err(ErrorKind::NotEmpty), 0),
+        ("texts", None, Err(ErrorKind::NotEmpty), 0),
+    ] {
+        let rig = Rig::new(&["d/g"]);
+        rig.store.put("d/f", "text");
+        rig.store.put("e/f", copy);
+        rig.store.edit("e/f", |head| head.meta.etag = Some(ETag::new("\"of parts-2\"")));
+        if let Some(sums) = sums {
+            assert!(rig.store.set_crc64nvme("d/f", sums[0]) && rig.store.set_crc64nvme("e/f", sums[1]));
+        }
+        // As a kernel does.
+        for name in ["d", "e"] {
+            rig.ino(name).await;
+        }
+        assert_eq!(rig.rename("d", "e").await, moved, "{copy} {sums:?}");
+        assert_eq!(rig.bucket.requests().of(Operation::Get), gets, "{copy} {sums:?}");
+        match moved {
+            Ok(()) => assert_eq!(rig.keys(), ["e/f", "e/g"]),
+            Err(_) => assert_eq!(rig.keys(), ["d/f", "d/g", "e/f"]),
+        }
+        assert_eq!(rig.stored("e/f"), copy.as_bytes());
+    }
 }
