@@ -288,10 +288,12 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         // Mostly there is memory, and the bytes are copied once, from the kernel's buffer to where they stay.
-        if let Some(written) = self.core.fs.try_write(HandleId(handle.0), offset, data) {
-            return self.core.wrote(written, data.len(), reply);
+        let tried = self.requests.at_once(|| self.core.fs.try_write(HandleId(handle.0), offset, data));
+        match tried {
+            Some(Some(written)) => self.core.wrote(written, data.len(), reply),
+            Some(None) => self.requests.serve(self.core().write(handle, offset, data.to_vec(), reply)),
+            None => drop(reply),
         }
-        self.requests.serve(self.core().write(handle, offset, data.to_vec(), reply));
     }
 
     fn mkdir(

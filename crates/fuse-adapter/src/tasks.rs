@@ -36,19 +36,30 @@ impl Requests {
         match first {
             Ok(Poll::Ready(())) => {}
             Ok(Poll::Pending) => self.spawn(request),
-            Err(_) => tracing::error!("a request panicked; it was answered with EIO"),
+            Err(_) => note_panic(),
         }
+    }
+
+    /// Does what a request borrows its bytes for, at once; `None` if it panics, when the reply must be dropped.
+    pub(crate) fn at_once<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
+        let done = catch_unwind(AssertUnwindSafe(work));
+        done.inspect_err(|_| note_panic()).ok()
     }
 
     fn spawn(&self, request: impl Future<Output = ()> + Send + 'static) {
         let mut tasks = self.tasks.lock();
         while let Some(ended) = tasks.try_join_next() {
             if ended.is_err_and(|error| error.is_panic()) {
-                tracing::error!("a request panicked; it was answered with EIO");
+                note_panic();
             }
         }
         tasks.spawn_on(request, &self.runtime);
     }
+}
+
+/// A reply that is dropped unanswered says EIO.
+fn note_panic() {
+    tracing::error!("a request panicked; it was answered with EIO");
 }
 
 #[cfg(test)]
@@ -114,6 +125,8 @@ mod tests {
             panic!("in a request");
         });
         assert!(receive.recv().is_err());
+        assert_eq!(requests.at_once(|| panic!("at once")), None::<()>);
+        assert_eq!(requests.at_once(|| 7), Some(7));
     }
 
     #[test]

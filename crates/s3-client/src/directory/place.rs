@@ -13,7 +13,9 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, mkdirat, openat, readlinkat, statat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, fsync, mkdirat, openat, readlinkat, statat,
+};
 
 use crate::bucket::{ObjectMeta, StorageClass, Timestamp};
 use crate::key::ETag;
@@ -98,14 +100,15 @@ impl Root {
         Ok((file, meta))
     }
 
-    /// Opens the directory `path`, after making what is missing of it.
+    /// Opens the directory `path`, after making what is missing of it. What was made is durable.
     pub(super) fn make_directories(&self, path: &str) -> io::Result<OwnedFd> {
         let mut directory = self.open_directory("")?;
         for name in path.split('/').filter(|name| !name.is_empty()) {
             // As any program makes a directory; the mask of the process is applied to it.
             match mkdirat(&directory, name, Mode::from_raw_mode(0o777)).map_err(io::Error::from) {
-                Err(cause) if cause.kind() != io::ErrorKind::AlreadyExists => return Err(cause),
-                _ => {}
+                Ok(()) => fsync(&directory)?,
+                Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(cause) => return Err(cause),
             }
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             directory = openat(&directory, name, flags, Mode::empty())?;
