@@ -38,6 +38,11 @@ pub(crate) enum Command {
     Mount(Box<MountArgs>),
     /// Unmounts a directory.
     Unmount(UnmountArgs),
+    /// Shows what a mount is doing, or all mounts of this user: memory, open files, what is being written, sent and removed, and what was
+    /// lost.
+    ///
+    /// Fails if one is dead or does not answer.
+    Status(StatusArgs),
     /// Removes an object of a bucket, or everything below a directory, without mounting it. Nothing is asked.
     #[command(after_help = RM_EXAMPLES, after_long_help = RM_EXAMPLES)]
     Rm(Box<RmArgs>),
@@ -81,6 +86,23 @@ pub(crate) struct UnmountArgs {
     /// Unmount even while it is in use: files that are open live until they are closed.
     #[arg(short, long)]
     pub(crate) lazy: bool,
+}
+
+/// Whose status.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// The directory that the bucket is mounted on. [default: all mounts of yours]
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) dir: Option<PathBuf>,
+    /// Print one JSON object per mount.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The state directory of the mounts. [default: /var/lib/sluicefs for root, else $XDG_STATE_HOME/sluicefs or
+    /// ~/.local/state/sluicefs]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) state_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) logs: LogArgs,
 }
 
 /// How to demonstrate.

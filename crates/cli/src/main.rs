@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 #![allow(rustdoc::bare_urls, reason = "the docs of arguments are help texts, and printed as they are")]
 
+mod admin;
 mod args;
 mod background;
 mod compat;
@@ -18,7 +19,9 @@ mod rm;
 mod runtime;
 mod settings;
 mod signals;
+mod snapshot;
 mod state;
+mod status;
 mod store;
 mod unmount;
 mod uploads;
@@ -58,6 +61,7 @@ fn run(cli: Cli, args: &[OsString]) -> Result<(), Failure> {
     match cli.command {
         Command::Mount(mount) => mount::run(&mount, Invocation { personality: Personality::Sluicefs, args }),
         Command::Unmount(unmount) => unmount::run(&unmount),
+        Command::Status(status) => status::run(&status),
         Command::Rm(rm) => rm::run(&rm),
         Command::Uploads(uploads) => uploads::run(&uploads.command),
         Command::Demo(demo) => {

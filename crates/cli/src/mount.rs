@@ -10,8 +10,10 @@ use sluicefs_core::{FileSystem, FsConfig};
 use sluicefs_fuse::{Access, MountConfig, MountError, MountedSession, SessionError, Xattrs};
 use sluicefs_fuse_mount::{MountState, mount_state, passed_descriptor};
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+use crate::admin::AdminSocket;
 use crate::args::{AttributesArg, MountArgs};
 use crate::background::{self, Parent, Report};
 use crate::compat::Personality;
@@ -19,6 +21,7 @@ use crate::failure::{ExitStatus, Failure};
 use crate::logging::{self, Audience, Destination};
 use crate::settings::{Surroundings, absolute, fs_config, stored_config};
 use crate::signals::Signals;
+use crate::snapshot::Snapshots;
 use crate::store::Source;
 use crate::{memory, note, runtime, state};
 
@@ -169,12 +172,16 @@ fn run_until_unmounted(plan: &Plan, foreground: Foreground<'_>) -> Result<(), Fa
     let runtime = runtime::new()?;
     let result = runtime.block_on(async {
         let mut signals = Signals::listen()?;
-        let (fs, cleaning) = tokio::select! {
+        let Prepared { fs, state, cleaning } = tokio::select! {
             ready = prepare(plan) => ready?,
             signal = signals.next() => return Err(Failure::failed(format!("stopped by {signal} before anything was mounted"))),
         };
         let session = attach(Arc::clone(&fs), plan.target.clone(), plan.session.clone()).await?;
         tracing::info!(source = %plan.source, target_path = %session.target().display(), "mounted");
+        let answering = match state {
+            Some(state) => answer_questions(plan, state, &fs, session.target()).await,
+            None => None,
+        };
         let announced = match foreground {
             Foreground::Terminal => Ok(()),
             Foreground::Child(parent, logging) => announce(parent, logging),
@@ -187,7 +194,13 @@ fn run_until_unmounted(plan: &Plan, foreground: Foreground<'_>) -> Result<(), Fa
                     // What is not done yet is left to the next mount.
                     cleaning.abort();
                 }
-                served.and(finish(&fs).await)
+                let saved = finish(&fs).await;
+                if let Some(answering) = answering {
+                    answering.abort();
+                    // Whatever became of it, its socket is gone then.
+                    drop(answering.await);
+                }
+                served.and(saved)
             }
             Err(failure) => Err(failure),
         }
@@ -210,10 +223,42 @@ fn announce(parent: &mut Parent, logging: Logging) -> Result<(), Failure> {
     Ok(())
 }
 
-/// All that can fail without anything being mounted; and what is to be done once it is: cleaning up after those who were killed.
-async fn prepare(
+/// What is there before anything is mounted.
+struct Prepared<C> {
+    fs: Arc<FileSystem>,
+    state: Option<state::Directory>,
+    /// To be done once it is mounted: cleaning up after those who were killed.
+    cleaning: Option<C>,
+}
+
+/// Answers `sluicefs status` until the task is aborted; `None` if nobody can ask, for the reason in the log.
+async fn answer_questions(
     plan: &Plan,
-) -> Result<(Arc<FileSystem>, Option<impl Future<Output = ()> + Send + use<>>), Failure> {
+    state: state::Directory,
+    fs: &Arc<FileSystem>,
+    mount_point: &Path,
+) -> Option<JoinHandle<()>> {
+    let snapshots = Snapshots {
+        fs: Arc::clone(fs),
+        source: plan.source.to_string(),
+        mount_point: mount_point.to_string_lossy().into_owned(),
+        cache: plan.cache.as_ref().map(|cache| (cache.dir.to_string_lossy().into_owned(), cache.stage_bytes)),
+        since: Instant::now(),
+    };
+    match AdminSocket::bind(state, &snapshots.source, mount_point).await {
+        Ok(socket) => {
+            let answer = move |question: &_| snapshots.answer(question);
+            Some(Handle::current().spawn(socket.serve(answer)))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "`sluicefs status` does not find this mount: its socket cannot be made");
+            None
+        }
+    }
+}
+
+/// All that can fail without anything being mounted.
+async fn prepare(plan: &Plan) -> Result<Prepared<impl Future<Output = ()> + Send + use<>>, Failure> {
     let (target, directory, cache) = (plan.target.clone(), plan.source.directory(), plan.cache.clone());
     let checked = tokio::task::spawn_blocking(move || {
         check_target(&target)?;
@@ -233,20 +278,21 @@ async fn prepare(
         }
     };
     let mut bucket = plan.source.open().await?;
-    let mut cleaning = None;
+    let (state, mut cleaning) = (plan.state.open()?, None);
     // Who changes nothing begins no upload, and is not to remove any.
     if plan.fs.allow.changes
-        && let Some(state) = plan.state.open()?
+        && let Some(state) = &state
     {
         match state.journaled(&bucket) {
             Ok(journaled) => {
-                cleaning = Some(state.clean_up(std::mem::replace(&mut bucket, journaled)));
+                cleaning = Some(state.clone().clean_up(std::mem::replace(&mut bucket, journaled)));
             }
             Err(error) => plan.state.do_without(&format!("cannot be written to: {error}"))?,
         }
     }
     let fs = FileSystem::with_stage(bucket, plan.fs.clone(), stage);
-    Ok((fs.map_err(|error| Failure::usage(error.to_string()))?, cleaning))
+    let fs = fs.map_err(|error| Failure::usage(error.to_string()))?;
+    Ok(Prepared { fs, state, cleaning })
 }
 
 /// A mount point that takes longer to look at does not answer at all.

@@ -4,15 +4,18 @@
 //! So it must be ours, and nobody else may be able to write to it.
 
 use std::ffi::OsString;
-use std::fs::DirBuilder;
-use std::io;
+use std::fs::{DirBuilder, File};
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{Access, AtFlags, Mode, OFlags, accessat, fstat, open};
+use rustix::fs::{Access, AtFlags, Dir, Mode, OFlags, accessat, fchmod, fstat, open, openat, unlinkat};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use rustix::process::geteuid;
 use sluicefs_s3_client::journal::{JournalDirectory, JournaledBucket, UploadJournal, sweep};
 use sluicefs_s3_client::{Bucket, Timestamp};
@@ -22,6 +25,12 @@ use crate::failure::Failure;
 
 /// Where root's mounts keep it.
 const OF_ROOT: &str = "/var/lib/sluicefs";
+
+/// So many may wait to be heard.
+const BACKLOG: i32 = 16;
+
+/// What lies there is shorter.
+const MAX_FILE_BYTES: u64 = 64 << 10;
 
 /// Which directory to use.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +75,20 @@ impl Choice {
         }
     }
 
+    /// The same for who only looks at what mounts left there: one that is not there is not made, and `None` without a word.
+    ///
+    /// # Errors
+    /// If what is there cannot be used.
+    pub(crate) fn open_existing(&self) -> Result<Option<Directory>, Failure> {
+        match self {
+            Self::Given(path) | Self::Usual(path) if path.symlink_metadata().is_ok() => {
+                let failed = |why| Failure::failed(format!("the state directory {} {why}", path.display()));
+                Directory::open(path).map(Some).map_err(failed)
+            }
+            Self::Given(_) | Self::Usual(_) | Self::Homeless => Ok(None),
+        }
+    }
+
     /// The directory cannot be used, for the reason that ends the sentence.
     ///
     /// # Errors
@@ -79,7 +102,7 @@ impl Choice {
             Self::Homeless => Path::new("~"),
         };
         tracing::warn!(
-            "the state directory {} {why}. The mount does without: if it is killed, unfinished uploads stay at the store until `sluicefs uploads abort` removes them; --state-dir names another directory",
+            "the state directory {} {why}. The mount does without: `sluicefs status` does not find it, and if it is killed, unfinished uploads stay at the store until `sluicefs uploads abort` removes them; --state-dir names another directory",
             path.display()
         );
         Ok(())
@@ -131,6 +154,68 @@ impl Directory {
         accessat(&directory, ".", Access::WRITE_OK, AtFlags::EACCESS)
             .map_err(|error| format!("cannot be written to: {error}"))?;
         Ok(Self(Arc::new(directory)))
+    }
+
+    /// Listens on a new socket called `name`, which its owner alone may open.
+    ///
+    /// # Errors
+    /// `AddrInUse` if there is something of that name; what the system answered.
+    pub(crate) fn listen(&self, name: &str) -> io::Result<UnixListener> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        // The file gets the mode that the socket has when it is bound (unix(7)): others find it closed from the beginning.
+        fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+        bind(&socket, &SocketAddrUnix::new(self.path_of(name))?)?;
+        listen(&socket, BACKLOG)?;
+        Ok(socket.into())
+    }
+
+    /// A path to what is called `name`, for this process: it is short, whatever the directory is called, as a socket's must be.
+    pub(crate) fn path_of(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd())).join(name)
+    }
+
+    /// Makes the file `name`, or replaces what it says.
+    ///
+    /// # Errors
+    /// What the system answered.
+    pub(crate) fn write(&self, name: &str, text: &str) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        File::from(openat(&*self.0, name, flags, Mode::RUSR | Mode::WUSR)?).write_all(text.as_bytes())
+    }
+
+    /// What the file `name` says.
+    ///
+    /// # Errors
+    /// What the system answered.
+    pub(crate) fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let mut text = Vec::new();
+        let file = File::from(openat(&*self.0, name, flags, Mode::empty())?);
+        file.take(MAX_FILE_BYTES).read_to_end(&mut text)?;
+        Ok(text)
+    }
+
+    /// The names that end in `suffix`.
+    ///
+    /// # Errors
+    /// What the system answered.
+    pub(crate) fn names(&self, suffix: &str) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&*self.0)? {
+            let entry = entry?;
+            let name = entry.file_name().to_str().ok().filter(|name| name.ends_with(suffix));
+            names.extend(name.map(str::to_owned));
+        }
+        Ok(names)
+    }
+
+    /// Removes the file `name`.
+    ///
+    /// # Errors
+    /// What the system answered.
+    pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
+        Ok(unlinkat(&*self.0, name, AtFlags::empty())?)
     }
 
     fn journals(&self) -> io::Result<JournalDirectory> {

@@ -27,7 +27,7 @@ use crate::read::{ReadData, ReadEngine, ReadStats};
 use crate::readdir::DirHandle;
 use crate::removals::{Removal, RemovalStats, Removals};
 use crate::tree::Tree;
-use crate::write::{WriteEngine, Writer, Writers};
+use crate::write::{WriteEngine, WriteStatus, Writer, Writers};
 use crate::xattr;
 
 use attributes::TURNS;
@@ -367,6 +367,21 @@ impl FileSystem {
     /// How many removed files the store still has, with [`delete_behind`](crate::WriteConfig::delete_behind).
     pub fn removal_stats(&self) -> RemovalStats {
         self.removals.as_ref().map(|removals| removals.stats()).unwrap_or_default()
+    }
+
+    /// The files being written, what they take, and what was lost.
+    pub fn write_status(&self) -> WriteStatus {
+        self.writes.status()
+    }
+
+    /// How many files and directories are open.
+    pub fn open_counts(&self) -> (usize, usize) {
+        (self.open_files.len(), self.open_dirs.len())
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &FsConfig {
+        &self.config
     }
 
     /// What reads cost so far, and the memory they take.

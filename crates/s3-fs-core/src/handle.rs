@@ -33,6 +33,11 @@ impl<H> HandleTable<H> {
         self.open.read().get(&id).cloned().ok_or_else(|| Error::new(ErrorKind::BadHandle, operation))
     }
 
+    /// How many are open.
+    pub(crate) fn len(&self) -> usize {
+        self.open.read().len()
+    }
+
     /// Takes the number back.
     pub(crate) fn remove(&self, id: HandleId) -> Option<Arc<H>> {
         self.open.write().remove(&id)

@@ -39,3 +39,4 @@ pub use filesystem::{Creation, Existing, FileSystem, Replace, XattrMode};
 pub use kernel::Kernel;
 pub use read::{MAX_READ_BYTES, ReadData, ReadStats};
 pub use removals::RemovalStats;
+pub use write::{FileBeingWritten, LostFile, WriteStatus};

@@ -204,8 +204,8 @@ pub(crate) struct ProcessArgs {
     /// Stay in the foreground; SIGINT (Ctrl-C) and SIGTERM unmount. Without it the command returns when the mount answers.
     #[arg(short, long)]
     pub(crate) foreground: bool,
-    /// Where a mount keeps what the next one must know if this one is killed: which uploads were under way. A directory that nobody
-    /// else can write to; it is made if it is not there. [default: /var/lib/sluicefs for root, else $XDG_STATE_HOME/sluicefs or
+    /// Where a mount keeps what the next one must know if this one is killed: which uploads were under way; and the socket that
+    /// sluicefs status asks. A directory that nobody else can write to; it is made if it is not there. [default: /var/lib/sluicefs for root, else $XDG_STATE_HOME/sluicefs or
     /// ~/.local/state/sluicefs]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) state_dir: Option<PathBuf>,

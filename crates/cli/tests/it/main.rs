@@ -18,6 +18,7 @@ mod kills;
 mod rm;
 mod sandbox;
 mod staging;
+mod status;
 mod uploads;
 mod users;
 mod writing;

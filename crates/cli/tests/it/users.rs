@@ -46,11 +46,13 @@ fn user_mounts_through_fusermount3() {
     let sandbox = Sandbox::new();
     chown(sandbox.target(), Some(UID), Some(UID)).unwrap();
     let script = r#"
-        $N "$B" mount --endpoint-url "$U" models "$T"
+        mkdir of-user && chown 65534 of-user
+        $N env XDG_STATE_HOME="$PWD/of-user" "$B" mount --endpoint-url "$U" models "$T"
         trap 'umount -l "$T" 2>/dev/null || true' EXIT
         grep "$T" /proc/mounts
         $N cat "$T/config.json"
         echo; echo "root: $(cat "$T/config.json" 2>&1 || true)"
+        $N env HOME=/nonexistent XDG_STATE_HOME="$PWD/of-user" "$B" status --json "$T"
         $N "$B" unmount "$T"
         echo "left: $(grep -c "$T" /proc/mounts || true)""#;
     let Some(outcome) = with_open_device(&sandbox, script) else { return };
@@ -60,7 +62,9 @@ fn user_mounts_through_fusermount3() {
     assert_eq!(lines[1], "{}");
     // Not even root may look in.
     assert!(lines[2].starts_with("root: ") && lines[2].ends_with("Permission denied"), "{outcome:#?}");
-    assert_eq!(lines[3], "left: 0");
+    let status: serde_json::Value = serde_json::from_str(lines[3]).unwrap();
+    assert_eq!((&status["state"], &status["source"]), (&"serving".into(), &"s3://models".into()));
+    assert_eq!(lines[4], "left: 0");
 }
 
 #[test]

@@ -294,11 +294,11 @@ impl FileSystem {
             return;
         }
         let (writers, tree) = (Arc::clone(&self.writers), Arc::clone(&self.tree));
-        let files = Arc::clone(&self.files);
+        let (files, writes) = (Arc::clone(&self.files), Arc::clone(&self.writes));
         self.writes.spawn(async move {
             let saved = draft.commit().await;
             if let Err(error) = &saved {
-                tracing::error!(key = %draft.key(), %error, "what was written to a file and not made durable when it was closed is lost");
+                writes.lost.add(draft.key(), error);
                 if draft.was_never_stored()
                     && let Ok(known) = tree.table.known("release", ino)
                 {

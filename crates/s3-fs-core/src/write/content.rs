@@ -257,6 +257,16 @@ impl Content {
         self.sent.get(&index)
     }
 
+    /// How many parts the store has, and the bytes in them.
+    pub(super) fn sent_parts(&self) -> (usize, u64) {
+        (self.sent.len(), self.sent.values().map(|part| part.size).sum())
+    }
+
+    /// Bytes that were written since the object was made last.
+    pub(super) fn written_bytes(&self) -> u64 {
+        self.dirty.len() + self.released.len()
+    }
+
     /// Bytes of sent parts that are still in memory.
     pub(super) fn kept_bytes(&self) -> u64 {
         self.kept.iter().map(|&index| self.schedule.range(index).len()).sum()

@@ -69,7 +69,7 @@ pub(super) struct State {
     /// The name was free when the file was created, and must still be.
     pub(super) must_be_new: bool,
     /// The file has no name any more: it is nobody's object.
-    orphan: bool,
+    pub(super) orphan: bool,
     /// Why what was written could not be sent, until it is.
     pub(super) failed: Option<Error>,
 }

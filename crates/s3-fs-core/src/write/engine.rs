@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::content::Content;
 use super::draft::Draft;
+use super::lost::LostFiles;
 use super::moves::{Moves, Moving, Stay};
 use super::old_bytes::OldBytes;
 use super::schedule::PartSchedule;
@@ -58,6 +59,8 @@ pub(crate) struct WriteEngine {
     /// Each of these is told once.
     pub(super) told_refusal: AtomicBool,
     pub(super) told_no_space: AtomicBool,
+    /// What could not be sent when nobody was there to be told.
+    pub(crate) lost: LostFiles,
     drafts: Mutex<Vec<Weak<Draft>>>,
     busy: AtomicUsize,
     /// Told when memory may have come back.
@@ -85,6 +88,7 @@ impl WriteEngine {
             refused_at: Mutex::default(),
             told_refusal: AtomicBool::new(false),
             told_no_space: AtomicBool::new(false),
+            lost: LostFiles::default(),
             bucket,
             reads,
             schedule,

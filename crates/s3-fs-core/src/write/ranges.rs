@@ -77,7 +77,6 @@ impl RangeSet {
     }
 
     /// How many bytes are in the set.
-    #[cfg(test)]
     pub(crate) fn len(&self) -> u64 {
         self.ranges.iter().map(|(start, end)| end - start).sum()
     }

@@ -44,6 +44,11 @@ impl Upload {
         self.id.get_or_try_init(create).await.cloned()
     }
 
+    /// Its name at the store, if it has one already.
+    pub(super) fn known_id(&self) -> Option<UploadId> {
+        self.id.get().cloned()
+    }
+
     /// Nobody will complete it: its parts are removed at the store in the background.
     pub(super) fn abandon(self: &Arc<Self>, engine: &Arc<WriteEngine>) {
         if let Some(id) = self.id.get().cloned() {

@@ -1,0 +1,121 @@
+//! What a mount says of itself when it is asked through its admin socket.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sluicefs_core::{FileBeingWritten, FileSystem, FsConfig, LostFile, Ttl, WriteStatus};
+use tokio::time::Instant;
+
+/// The question.
+pub(crate) const STATUS: &str = "status";
+
+/// A mount that can be asked.
+#[derive(Debug)]
+pub(crate) struct Snapshots {
+    pub(crate) fs: Arc<FileSystem>,
+    pub(crate) source: String,
+    pub(crate) mount_point: String,
+    /// The directory of `--cache`, and the most that may be staged there.
+    pub(crate) cache: Option<(String, u64)>,
+    pub(crate) since: Instant,
+}
+
+impl Snapshots {
+    /// The answer to `question`.
+    pub(crate) fn answer(&self, question: &Value) -> Value {
+        if question["ask"] != STATUS {
+            return json!({ "error": format!("{} is not known here; ask for \"{STATUS}\"", question["ask"]) });
+        }
+        let (reading, writing, removals) =
+            (self.fs.read_stats(), self.fs.write_status(), self.fs.removal_stats());
+        let (open_files, open_directories) = self.fs.open_counts();
+        let config = self.fs.config();
+        json!({
+            "state": "serving",
+            "version": env!("CARGO_PKG_VERSION"),
+            "pid": std::process::id(),
+            "source": self.source,
+            "mount_point": self.mount_point,
+            "uptime_seconds": self.since.elapsed().as_secs(),
+            "options": options(config, self.cache.as_ref()),
+            "memory": {
+                "limit_bytes": config.read.memory_limit_bytes + writing.memory_limit_bytes,
+                "used_bytes": reading.memory_bytes + writing.memory_bytes,
+                "reading": {
+                    "limit_bytes": config.read.memory_limit_bytes,
+                    "used_bytes": reading.memory_bytes,
+                    "peak_bytes": reading.memory_peak_bytes,
+                },
+                "writing": {
+                    "limit_bytes": writing.memory_limit_bytes,
+                    "used_bytes": writing.memory_bytes,
+                    "peak_bytes": writing.memory_peak_bytes,
+                },
+            },
+            "stage": self.cache.as_ref().map(|(directory, limit_bytes)| json!({
+                "directory": directory,
+                "used_bytes": writing.stage_bytes,
+                "limit_bytes": (*limit_bytes != u64::MAX).then_some(limit_bytes),
+            })),
+            "open_files": open_files,
+            "open_directories": open_directories,
+            "fetched_bytes": reading.bytes_fetched,
+            "gets": reading.gets,
+            "files_being_written": writing.files.iter().map(file).collect::<Vec<_>>(),
+            "uploads_under_way": uploads(&writing),
+            "removals": { "pending": removals.pending, "failed": removals.failed },
+            "lost": {
+                "count": writing.lost_count,
+                "latest": writing.lost.iter().map(lost).collect::<Vec<_>>(),
+            },
+        })
+    }
+}
+
+fn options(config: &FsConfig, cache: Option<&(String, u64)>) -> Value {
+    json!({
+        "read_only": !config.allow.changes,
+        "no_delete": !config.allow.delete,
+        "no_overwrite": !config.allow.overwrite,
+        "metadata_ttl_seconds": seconds(config.metadata_ttl),
+        "negative_metadata_ttl_seconds": seconds(config.negative_ttl),
+        "read_part_size": config.read.part_size_bytes,
+        "write_part_size": config.write.part_size_bytes,
+        "on_conflict": format!("{:?}", config.write.on_conflict).to_lowercase(),
+        "delete_behind": config.write.delete_behind,
+        "attributes": format!("{:?}", config.attributes).to_lowercase(),
+        "allow_symlinks": format!("{:?}", config.symlinks).to_lowercase(),
+        "cache": cache.map(|(directory, _)| directory),
+    })
+}
+
+/// `null` is for ever.
+fn seconds(ttl: Ttl) -> Option<f64> {
+    match ttl {
+        Ttl::For(duration) => Some(Duration::as_secs_f64(&duration)),
+        Ttl::Forever => None,
+    }
+}
+
+fn uploads(writing: &WriteStatus) -> usize {
+    writing.files.iter().filter(|file| file.upload.is_some()).count()
+}
+
+fn file(file: &FileBeingWritten) -> Value {
+    json!({
+        "key": file.key.as_str(),
+        "size_bytes": file.size_bytes,
+        "written_bytes": file.written_bytes,
+        "unsaved": file.is_unsaved,
+        "upload": file.upload.as_ref().map(|upload| upload.as_str()),
+        "sent_parts": file.sent_parts,
+        "sent_bytes": file.sent_bytes,
+        "parts_under_way": file.flying_parts,
+        "error": file.error,
+    })
+}
+
+fn lost(file: &LostFile) -> Value {
+    json!({ "key": file.key.as_str(), "error": file.error })
+}

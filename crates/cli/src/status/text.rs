@@ -1,0 +1,131 @@
+//! The status of a mount for people.
+
+use serde_json::Value;
+
+/// Some lines about `mount`, as it answered.
+pub(super) fn of_mount(mount: &Value) -> String {
+    let mut lines = vec![
+        format!(
+            "{} on {} (process {}, version {}, up {}{})",
+            text(&mount["source"]),
+            text(&mount["mount_point"]),
+            mount["pid"],
+            text(&mount["version"]),
+            duration(mount["uptime_seconds"].as_u64().unwrap_or_default()),
+            if mount["options"]["read_only"] == true { ", read-only" } else { "" },
+        ),
+        format!(
+            "  memory: {} of {}; open: {} files, {} directories",
+            size(&mount["memory"]["used_bytes"]),
+            size(&mount["memory"]["limit_bytes"]),
+            mount["open_files"],
+            mount["open_directories"],
+        ),
+    ];
+    if let Value::Object(stage) = &mount["stage"] {
+        let limit = match &stage["limit_bytes"] {
+            Value::Null => String::new(),
+            limit => format!(" of {}", size(limit)),
+        };
+        lines.push(format!(
+            "  staged in {}: {}{limit}",
+            text(&stage["directory"]),
+            size(&stage["used_bytes"])
+        ));
+    }
+    lines.extend(list(&mount["files_being_written"]).map(file));
+    let removals = &mount["removals"];
+    if removals["pending"] != 0 || removals["failed"] != 0 {
+        lines.push(format!(
+            "  removals: {} on their way, {} refused by the store",
+            removals["pending"], removals["failed"]
+        ));
+    }
+    if mount["lost"]["count"] != 0 {
+        lines.push(format!("  {} file(s) are not as they were written last:", mount["lost"]["count"]));
+    }
+    let lost = |file: &Value| format!("    {}: {}", text(&file["key"]), text(&file["error"]));
+    lines.extend(list(&mount["lost"]["latest"]).map(lost));
+    lines.join("\n")
+}
+
+fn file(file: &Value) -> String {
+    let state = match (&file["error"], file["unsaved"] == true, &file["upload"]) {
+        (Value::String(error), ..) => format!("cannot be sent: {}", error.escape_debug()),
+        (_, false, _) => "open".to_owned(),
+        (_, true, Value::Null) => "being written, nothing sent yet".to_owned(),
+        (_, true, upload) => format!(
+            "being written, {} sent in {} parts, {} on their way, upload {}",
+            size(&file["sent_bytes"]),
+            file["sent_parts"],
+            file["parts_under_way"],
+            text(upload)
+        ),
+    };
+    format!("  {}: {}, {state}", text(&file["key"]), size(&file["size_bytes"]))
+}
+
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+/// Stays on its line, whatever is in a name.
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or("?").escape_debug().to_string()
+}
+
+fn size(bytes: &Value) -> String {
+    let bytes = bytes.as_u64().unwrap_or_default();
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..0x10_0000 => format!("{} KiB", bytes / 1024),
+        0x10_0000..0x4000_0000 => format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)),
+        _ => format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)),
+    }
+}
+
+fn duration(secs: u64) -> String {
+    match secs {
+        0..60 => format!("{secs}s"),
+        60..3600 => format!("{}m", secs / 60),
+        3600..86_400 => format!("{}h {}m", secs / 3600, secs % 3600 / 60),
+        _ => format!("{}d {}h", secs / 86_400, secs % 86_400 / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn lines_tell_what_matters_and_stay_on_their_line() {
+        let mount = json!({
+            "source": "s3://b", "mount_point": "/m", "pid": 7, "version": "1.0", "uptime_seconds": 3700,
+            "options": { "read_only": false },
+            "memory": { "used_bytes": 1 << 20, "limit_bytes": 2_u64 << 30 },
+            "open_files": 2, "open_directories": 0,
+            "stage": { "directory": "/c", "used_bytes": 5, "limit_bytes": null },
+            "files_being_written": [
+                { "key": "a\nb", "size_bytes": 2048, "unsaved": true, "upload": null, "error": null },
+                { "key": "c", "size_bytes": 0, "unsaved": true, "upload": "u", "error": null,
+                  "sent_bytes": 8 << 20, "sent_parts": 1, "parts_under_way": 2 },
+                { "key": "d", "size_bytes": 0, "unsaved": true, "upload": null, "error": "away" },
+            ],
+            "removals": { "pending": 3, "failed": 0 },
+            "lost": { "count": 1, "latest": [{ "key": "l", "error": "gone" }] },
+        });
+        let expected = "\
+s3://b on /m (process 7, version 1.0, up 1h 1m)
+  memory: 1.0 MiB of 2.0 GiB; open: 2 files, 0 directories
+  staged in /c: 5 B
+  a\\nb: 2 KiB, being written, nothing sent yet
+  c: 0 B, being written, 8.0 MiB sent in 1 parts, 2 on their way, upload u
+  d: 0 B, cannot be sent: away
+  removals: 3 on their way, 0 refused by the store
+  1 file(s) are not as they were written last:
+    l: gone";
+        assert_eq!(of_mount(&mount), expected);
+    }
+}
