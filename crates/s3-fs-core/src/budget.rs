@@ -60,7 +60,12 @@ impl Budget {
 
     /// The same in bytes.
     pub(crate) fn cost_bytes(len: usize) -> u64 {
-        u64::from(Self::cost_units(len)) * UNIT_BYTES as u64
+        Self::bytes_of(Self::cost_units(len))
+    }
+
+    /// How many bytes `units` are.
+    pub(crate) fn bytes_of(units: u32) -> u64 {
+        u64::from(units) * UNIT_BYTES as u64
     }
 
     /// Promises `units`, if that leaves `spare_units` for others and nobody waits.

@@ -71,6 +71,15 @@ impl LocalNames {
         state.forget_oldest(dir)
     }
 
+    /// The directory `dir` is new: nothing is known of names in it.
+    pub(crate) fn clear(&self, dir: InodeNo) {
+        let state = &mut *self.0.lock();
+        if let Some(names) = state.directories.remove(&dir) {
+            state.names -= names.len();
+            state.order.retain(|other| *other != dir);
+        }
+    }
+
     /// The store knows since `known` that `name` in `dir` was removed; `None`: it was not, and what the store says counts again.
     pub(crate) fn removal_ended(&self, dir: InodeNo, name: &str, known: Option<Instant>) {
         let state = &mut *self.0.lock();

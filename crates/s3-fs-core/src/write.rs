@@ -21,7 +21,7 @@ mod status;
 mod upload;
 mod writers;
 
-pub(crate) use draft::Draft;
+pub(crate) use draft::{Draft, LosingName, Paused};
 pub(crate) use engine::{DirectoryMove, WriteEngine};
 pub use lost::LostFile;
 pub(crate) use moves::Stay;

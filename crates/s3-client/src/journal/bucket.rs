@@ -64,12 +64,16 @@ impl JournaledBucket {
 impl Bucket for JournaledBucket {
     async fn create_upload(&self, request: CreateUpload) -> Result<UploadId> {
         let entry = self.begin(&request.key).await;
-        // After an error the store may have begun one all the same: the note stays.
-        let upload = self.inner.create_upload(request).await?;
+        let created = self.inner.create_upload(request).await;
         if let Some(entry) = entry {
-            self.noted(self.journal.created(entry, &upload));
+            self.noted(match &created {
+                Ok(upload) => self.journal.created(entry, upload),
+                // The store may have begun one all the same.
+                Err(error) if error.kind().is_retryable() => self.journal.gave_up(entry),
+                Err(_) => self.journal.refused(entry),
+            });
         }
-        Ok(upload)
+        created
     }
 
     async fn complete_upload(&self, request: CompleteUpload) -> Result<Written> {

@@ -15,6 +15,10 @@ use crate::key::ObjectKey;
 /// A journal that is longer is rewritten, unless half of it is about uploads under way.
 const COMPACT_BYTES: usize = 64 << 10;
 
+/// So many uploads that may or may not exist are remembered: the newest. A store that is out of order for days makes one each time that somebody
+/// writes.
+const MAX_GIVEN_UP: usize = 1000;
+
 /// The uploads in parts that this process has under way in one bucket, on disk.
 ///
 /// Dropping it removes the file if no upload is left in it.
@@ -68,7 +72,7 @@ impl UploadJournal {
             let (entry, at) = (state.next, (self.now)().secs);
             state.append(&Record::Begin { entry, key: key.as_str().to_owned(), at })?;
             state.next += 1;
-            state.entries.insert(entry, Entry { key: key.clone(), at, upload: None });
+            state.entries.insert(entry, Entry::begun(key.clone(), at));
             (entry, Arc::clone(&state.file))
         };
         file.sync_data()?;
@@ -84,15 +88,31 @@ impl UploadJournal {
         state.append(&Record::Created { entry, upload: upload.as_str().to_owned() })
     }
 
+    /// Notes that the store refused to create an upload.
+    pub(super) fn refused(&self, entry: u64) -> io::Result<()> {
+        self.state.lock().end(entry)
+    }
+
+    /// Notes that creating an upload failed, and nobody knows whether the store did it.
+    pub(super) fn gave_up(&self, entry: u64) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let at = (self.now)().secs;
+        if let Some(known) = state.entries.get_mut(&entry) {
+            known.gave_up_at = Some(at);
+        }
+        state.append(&Record::GaveUp { entry, at })?;
+        let given_up = state.entries.iter().filter(|(_, entry)| entry.gave_up_at.is_some());
+        let mut given_up: Vec<u64> = given_up.map(|(entry, _)| *entry).collect();
+        given_up.truncate(given_up.len().saturating_sub(MAX_GIVEN_UP));
+        given_up.into_iter().try_for_each(|oldest| state.end(oldest))
+    }
+
     /// Notes that an upload is no more.
     pub(super) fn ended(&self, key: &ObjectKey, upload: &UploadId) -> io::Result<()> {
         let mut state = self.state.lock();
         let is_it = |entry: &Entry| entry.key == *key && entry.upload.as_ref() == Some(upload);
         match state.entries.iter().find(|(_, entry)| is_it(entry)).map(|(number, _)| *number) {
-            Some(entry) => {
-                state.entries.remove(&entry);
-                state.append(&Record::End { entry })
-            }
+            Some(entry) => state.end(entry),
             None => Ok(()),
         }
     }
@@ -103,6 +123,7 @@ impl UploadJournal {
         }
         let text = rewritten(&self.identity, &state.entries);
         state.file = Arc::new(self.directory.replace(&self.name, &text)?);
+        self.directory.sync()?;
         state.bytes = text.len();
         state.compact_above_bytes = COMPACT_BYTES.max(2 * text.len());
         Ok(())
@@ -110,6 +131,11 @@ impl UploadJournal {
 }
 
 impl State {
+    fn end(&mut self, entry: u64) -> io::Result<()> {
+        self.entries.remove(&entry);
+        self.append(&Record::End { entry })
+    }
+
     fn append(&mut self, record: &Record) -> io::Result<()> {
         let line = record.line();
         (&*self.file).write_all(line.as_bytes())?;
@@ -169,6 +195,22 @@ mod tests {
         let said = replay(&text);
         assert_eq!(said.entries.into_keys().collect::<Vec<_>>(), [kept]);
         assert!(said.bucket.is_some());
+    }
+
+    #[test]
+    fn what_was_refused_is_forgotten_and_what_was_given_up_is_kept_up_to_a_number() {
+        let at = tempfile::tempdir().unwrap();
+        let journal = journal(&at);
+        let refused = journal.begin(&key("refused")).unwrap();
+        journal.refused(refused).unwrap();
+        for number in 0..=MAX_GIVEN_UP {
+            let entry = journal.begin(&key(&number.to_string())).unwrap();
+            journal.gave_up(entry).unwrap();
+        }
+        let entries = replay(&fs::read(&files(&at)[0]).unwrap()).entries;
+        assert_eq!(entries.len(), MAX_GIVEN_UP);
+        assert!(entries.values().all(|entry| entry.gave_up_at == Some(0)));
+        assert_eq!(entries.values().next().unwrap().key, key("1"));
     }
 
     #[test]

@@ -19,7 +19,9 @@ pub(super) enum Record {
     Begin { entry: u64, key: String, at: i64 },
     /// The store calls it `upload`.
     Created { entry: u64, upload: String },
-    /// It was completed or aborted.
+    /// The request to create it was given up at `at` by the local clock: whether there is one, nobody knows.
+    GaveUp { entry: u64, at: i64 },
+    /// It was completed or aborted, or the store refused to create it.
     End { entry: u64 },
 }
 
@@ -29,8 +31,17 @@ pub(super) struct Entry {
     pub(super) key: ObjectKey,
     /// When it was begun by the local clock, in seconds since 1970.
     pub(super) at: i64,
+    /// When creating it was given up, by the same clock, if it was.
+    pub(super) gave_up_at: Option<i64>,
     /// Its name at the store, once that is known.
     pub(super) upload: Option<UploadId>,
+}
+
+impl Entry {
+    /// One that is being created since `at`.
+    pub(super) fn begun(key: ObjectKey, at: i64) -> Self {
+        Self { key, at, gave_up_at: None, upload: None }
+    }
 }
 
 /// What a journal says.
@@ -58,8 +69,11 @@ impl Record {
 /// The lines that say all of `entries` anew.
 pub(super) fn rewritten(identity: &BucketIdentity, entries: &BTreeMap<u64, Entry>) -> String {
     let mut text = Record::bucket(identity).line();
-    for (&entry, Entry { key, at, upload }) in entries {
+    for (&entry, Entry { key, at, gave_up_at, upload }) in entries {
         text.push_str(&Record::Begin { entry, key: key.as_str().to_owned(), at: *at }.line());
+        if let Some(at) = *gave_up_at {
+            text.push_str(&Record::GaveUp { entry, at }.line());
+        }
         if let Some(upload) = upload {
             text.push_str(&Record::Created { entry, upload: upload.as_str().to_owned() }.line());
         }
@@ -80,12 +94,17 @@ pub(super) fn replay(text: &[u8]) -> Replayed {
             }
             Record::Begin { entry, key, at } => {
                 if let Ok(key) = ObjectKey::new(key) {
-                    replayed.entries.insert(entry, Entry { key, at, upload: None });
+                    replayed.entries.insert(entry, Entry::begun(key, at));
                 }
             }
             Record::Created { entry, upload } => {
                 if let Some(entry) = replayed.entries.get_mut(&entry) {
                     entry.upload = Some(UploadId::new(upload));
+                }
+            }
+            Record::GaveUp { entry, at } => {
+                if let Some(entry) = replayed.entries.get_mut(&entry) {
+                    entry.gave_up_at = Some(at);
                 }
             }
             Record::End { entry } => {
@@ -105,7 +124,7 @@ mod tests {
     }
 
     fn entry(key: &str, at: i64, upload: Option<&str>) -> Entry {
-        Entry { key: ObjectKey::new(key).unwrap(), at, upload: upload.map(UploadId::new) }
+        Entry { upload: upload.map(UploadId::new), ..Entry::begun(ObjectKey::new(key).unwrap(), at) }
     }
 
     #[test]
@@ -118,9 +137,13 @@ mod tests {
             Record::Begin { entry: 3, key: "d".to_owned(), at: 12 },
             Record::Created { entry: 3, upload: "three".to_owned() },
             Record::End { entry: 3 },
+            Record::GaveUp { entry: 2, at: 13 },
         ];
         let text: String = lines.iter().map(Record::line).collect();
-        let entries = BTreeMap::from([(1, entry("a\nb", 10, Some("one"))), (2, entry("c", 11, None))]);
+        let entries = BTreeMap::from([
+            (1, entry("a\nb", 10, Some("one"))),
+            (2, Entry { gave_up_at: Some(13), ..entry("c", 11, None) }),
+        ]);
         let expected = Replayed { bucket: Some(identity()), entries };
         assert_eq!(replay(text.as_bytes()), expected);
         assert_eq!(replay(rewritten(&identity(), &expected.entries).as_bytes()), expected);

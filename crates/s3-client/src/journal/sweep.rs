@@ -106,7 +106,8 @@ where
 /// Those of the `listed` uploads that the process began which wrote `entry` and never knew the name; `None` if a living process, which does
 /// not know the name of its own either, may have begun them.
 fn begun_by(entry: &Entry, listed: &[UploadMeta], living: &[Replayed]) -> Option<Vec<UploadId>> {
-    let began = entry.at - CLOCK_SKEW_SECS..=entry.at + CREATION_SECS;
+    let given_up = entry.gave_up_at.map(|at| at + CLOCK_SKEW_SECS);
+    let began = entry.at - CLOCK_SKEW_SECS..=given_up.unwrap_or(entry.at + CREATION_SECS);
     let living: Vec<&Entry> = living.iter().flat_map(|says| says.entries.values()).collect();
     let is_living = |id: &UploadId| living.iter().any(|other| other.upload.as_ref() == Some(id));
     let candidates = listed.iter().filter(|meta| {

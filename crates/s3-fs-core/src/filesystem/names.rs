@@ -14,7 +14,7 @@ use crate::inode::Remote;
 use crate::path;
 use crate::removals::Removal;
 use crate::tree::Target;
-use crate::write::{Draft, Stay};
+use crate::write::{Draft, LosingName, Stay};
 
 impl FileSystem {
     /// Makes the directory `name` in `parent` and counts one lookup. The store gets an empty object `name/`, so that the directory outlives
@@ -51,7 +51,7 @@ impl FileSystem {
         if target.is_directory() {
             return Err(Error::new(ErrorKind::IsADirectory, "unlink").with_name(name));
         }
-        self.leave_nameless(&target).await?;
+        let _losing = self.leave_nameless(&target).await?;
         let (key, _stays) = self.stay(|| self.tree.key("unlink", target.ino)).await?;
         if let Some(removals) = &self.removals {
             self.tree.removed_here(parent, name, target.ino);
@@ -116,12 +116,13 @@ impl FileSystem {
         }
     }
 
-    /// The file is about to lose its name: what is written to it must not be sent any more, and who has it open needs its bytes.
-    pub(super) async fn leave_nameless(&self, target: &Target) -> Result<()> {
+    /// The file is about to lose its name: what is written to it must not be sent any more, and who has it open needs its bytes. Who makes it
+    /// durable is not told that it is until the guard is dropped.
+    pub(super) async fn leave_nameless(&self, target: &Target) -> Result<Option<LosingName>> {
         let ino = target.ino;
         let writer = self.writers.join(ino);
         if writer.is_none() && (!self.files.is_open(ino) || target.known.attr.size == 0) {
-            return Ok(());
+            return Ok(None);
         }
         let writer = match writer {
             Some(writer) => writer,
@@ -132,7 +133,7 @@ impl FileSystem {
             }
         };
         let draft = writer.draft();
-        draft.orphan().await;
+        let losing = draft.leave().await;
         match draft.hold().await {
             Ok(true) => {}
             Ok(false) => {
@@ -143,7 +144,7 @@ impl FileSystem {
             }
         }
         self.nameless.lock().insert(ino, writer);
-        Ok(())
+        Ok(Some(losing))
     }
 
     /// The file did not lose its name after all.

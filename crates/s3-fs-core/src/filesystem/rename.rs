@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::inode::Remote;
 use crate::path;
 use crate::tree::Target;
-use crate::write::Stay;
+use crate::write::{Paused, Stay};
 
 /// What may happen to what has the new name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +42,9 @@ impl From<Error> for Unmoved {
         Self::Untouched(error)
     }
 }
+
+/// So often what is being written is made durable before it is renamed.
+const SAVING_ROUNDS: usize = 3;
 
 impl FileSystem {
     /// Moves `name` in `parent` to `new_name` in `new_parent`. No byte travels here; what was written to the file is made durable first.
@@ -93,9 +96,10 @@ impl FileSystem {
         if let Some(draft) = self.writers.draft(source.ino) {
             draft.commit().await?;
         }
-        if let Some(target) = &target {
-            self.leave_nameless(target).await?;
-        }
+        let _losing = match &target {
+            Some(target) => self.leave_nameless(target).await?,
+            None => None,
+        };
         match (self.move_file(source, from, to, (target.as_ref(), replace)).await, target) {
             (Err(Unmoved::Untouched(error)), target) => {
                 if let Some(target) = target {
@@ -124,14 +128,8 @@ impl FileSystem {
         if kind == FileKind::File {
             self.may_be_file("rename", to.1)?;
         }
-        let (key, new_key, _stays) = self.keys_that_stay(ino, to).await?;
+        let (key, new_key, _stays, paused) = self.begin_move_of_file(ino, to).await?;
         self.removal_ended(&new_key).await;
-        // Nothing of the file is sent to its old key from here on.
-        let draft = self.writers.draft(ino);
-        let paused = match &draft {
-            Some(draft) => Some(draft.pause().await),
-            None => None,
-        };
         let old = self.object("rename", source)?;
         let condition = match replace {
             Replace::Forbidden if self.bucket.traits().conditional_writes => WriteCondition::Absent,
@@ -157,6 +155,28 @@ impl FileSystem {
             draft.moved(&paused, new_key, Some(&meta)).await;
         }
         Ok(())
+    }
+
+    /// As [`FileSystem::keys_that_stay`]; and nothing of the file is sent to its old key from here on. What is at the store alone, under that key,
+    /// is made an object first.
+    async fn begin_move_of_file(
+        &self,
+        ino: InodeNo,
+        to: (InodeNo, &str),
+    ) -> Result<(ObjectKey, ObjectKey, Stay, Option<Paused>)> {
+        for _ in 0..SAVING_ROUNDS {
+            let (key, new_key, stays) = self.keys_that_stay(ino, to).await?;
+            let Some(draft) = self.writers.draft(ino) else { return Ok((key, new_key, stays, None)) };
+            let paused = draft.pause().await;
+            if !draft.is_bound_to_key() {
+                return Ok((key, new_key, stays, Some(paused)));
+            }
+            // Making the object takes both.
+            drop((stays, paused));
+            draft.commit().await?;
+        }
+        tracing::warn!(name = to.1, "a large file cannot be renamed while it is being written");
+        Err(Error::new(ErrorKind::Unsupported, "rename").with_name(to.1))
     }
 
     /// The key of the file `ino`, and the one that it gets; neither moves with a directory meanwhile.

@@ -26,13 +26,17 @@ pub(crate) struct Target {
 }
 
 impl Tree {
-    /// Finds `name` in `parent` without counting a lookup: as it is known, however long ago, else as the store has it.
+    /// Finds `name` in `parent` without counting a lookup: as it is known, however long ago, else as the store has it. Who has an inode in use does
+    /// not keep its name, once the store was found to have none of that.
     ///
     /// # Errors
     /// As [`Tree::lookup`].
     pub(crate) async fn find(&self, parent: InodeNo, name: &str) -> Result<Target> {
         if let Some(ino) = self.table.peek(parent, name) {
-            return Ok(Target { ino, known: self.table.known("lookup", ino)? });
+            let known = self.table.known("lookup", ino)?;
+            if known.is_written || self.negative.get(parent, name, Instant::now()).is_none() {
+                return Ok(Target { ino, known });
+            }
         }
         let ino = self.lookup(parent, name).await?.attr.ino;
         let known = self.table.known("lookup", ino);
@@ -53,6 +57,8 @@ impl Tree {
     ) -> Result<Entry> {
         let now = Instant::now();
         let entry = self.table.create((parent, name), remote, (now, now + self.ttl))?;
+        // Its number may have been another directory's.
+        self.local.clear(entry.attr.ino);
         self.made(parent, name, remote.clone(), known);
         self.names_changed(parent);
         Ok(entry)

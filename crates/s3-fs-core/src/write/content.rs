@@ -348,6 +348,7 @@ impl Content {
         self.released.clear();
         self.sent.clear();
         self.kept.clear();
+        self.shelved.clear();
     }
 
     /// Whether some of it is in sent parts alone.

@@ -23,11 +23,14 @@ use super::moves::Stay;
 use super::spill::OnDisk;
 use super::upload::Upload;
 use crate::attr::InodeNo;
-use crate::budget::Reservation;
+use crate::budget::{Budget, Reservation};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::inode::BeingWritten;
 use crate::read::{MAX_READ_BYTES, ObjectVersion, OpenObject, ReadData};
+
+pub(super) use names::NamelessBytes;
+pub(crate) use names::{LosingName, Paused};
 
 /// How long a write waits for memory that nothing under way will give back, before it fails: buffers of a finished request may
 /// come back a moment after its reply.
@@ -70,6 +73,12 @@ pub(super) struct State {
     pub(super) must_be_new: bool,
     /// The file has no name any more: it is nobody's object.
     pub(super) orphan: bool,
+    /// It may get that back.
+    is_leaving: bool,
+    /// What it is charged with while it has none, in bytes of memory.
+    nameless_bytes: u64,
+    /// Nothing of it is sent.
+    is_paused: bool,
     /// Why what was written could not be sent, until it is.
     pub(super) failed: Option<Error>,
 }
@@ -124,6 +133,9 @@ impl Draft {
             created: meta.is_none(),
             must_be_new: false,
             orphan: false,
+            is_leaving: false,
+            nameless_bytes: 0,
+            is_paused: false,
             failed: None,
         };
         let draft = Arc::new(Self {
@@ -224,6 +236,10 @@ impl Draft {
             },
             enough => enough,
         };
+        let is_limited = state.orphan && self.engine.stage.is_none();
+        if is_limited && !self.charge_nameless(&mut state, Budget::bytes_of(units)) {
+            return Err(Err(self.no_space_for(&state)));
+        }
         let written = state.content.write(offset, data, &mut memory);
         written.map_err(|Released| Err(self.error(ErrorKind::Unsupported, "write", &state)))?;
         state.touch();
@@ -261,8 +277,12 @@ impl Draft {
     }
 
     fn no_space(&self) -> Error {
+        self.no_space_for(&self.state.lock())
+    }
+
+    fn no_space_for(&self, state: &State) -> Error {
         self.engine.report_no_space();
-        self.error(ErrorKind::NoSpace, "write", &self.state.lock())
+        self.error(ErrorKind::NoSpace, "write", state)
     }
 
     /// Makes the file `size` bytes long: cuts its end off, or adds a hole.
@@ -345,6 +365,7 @@ impl Draft {
     /// `Stale` if the object was replaced by somebody else since it was opened; `NoSpace`, `AccessDenied`, `Io`. What was written is kept, and
     /// the next call tries again.
     pub(crate) async fn commit(self: &Arc<Self>) -> Result<()> {
+        self.name_decided().await;
         if !self.needs_commit() {
             return Ok(());
         }
@@ -457,7 +478,7 @@ impl State {
 
     /// Whether what is written may be sent before anybody asks.
     pub(super) fn may_send_early(&self) -> bool {
-        !self.orphan && !self.committing && self.failed.is_none()
+        !self.orphan && !self.committing && !self.is_paused && self.failed.is_none()
     }
 }
 
@@ -470,6 +491,7 @@ impl std::fmt::Debug for Draft {
 impl Drop for Draft {
     fn drop(&mut self) {
         let state = self.state.get_mut();
+        self.engine.nameless.give_back(state.nameless_bytes);
         self.engine.drop_file(state.on_disk.take());
         if let Some(upload) = state.upload.take() {
             upload.abandon(&self.engine);

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::content::Content;
-use super::draft::Draft;
+use super::draft::{Draft, NamelessBytes};
 use super::lost::LostFiles;
 use super::moves::{Moves, Moving, Stay};
 use super::old_bytes::OldBytes;
@@ -59,6 +59,7 @@ pub(crate) struct WriteEngine {
     /// Each of these is told once.
     pub(super) told_refusal: AtomicBool,
     pub(super) told_no_space: AtomicBool,
+    pub(super) nameless: NamelessBytes,
     /// What could not be sent when nobody was there to be told.
     pub(crate) lost: LostFiles,
     drafts: Mutex<Vec<Weak<Draft>>>,
@@ -88,6 +89,7 @@ impl WriteEngine {
             refused_at: Mutex::default(),
             told_refusal: AtomicBool::new(false),
             told_no_space: AtomicBool::new(false),
+            nameless: NamelessBytes::default(),
             lost: LostFiles::default(),
             bucket,
             reads,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use sluicefs_core::{
     Creation, ErrorKind, Existing, FileSystem, FsConfig, HandleId, InodeNo, NewAttr, ReadConfig, Replace,
+    WriteConfig,
 };
 use sluicefs_s3_client::testing::{Fault, FaultBucket, MemoryBucket, Operation, Rule, When};
 use sluicefs_s3_client::{self as s3, ByteRange, ETag};
@@ -256,4 +257,115 @@ async fn a_rename_goes_on_with_copies_whose_etags_are_others() {
         }
         assert_eq!(rig.stored("e/f"), copy.as_bytes());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_the_store_has_lost_is_free_though_it_is_in_use() {
+    let rig = Rig::new(&["d/x", "f", "g"]);
+    let root = InodeNo::ROOT;
+    let (_dir, reader) = (rig.ino("d").await, rig.open("f").await);
+    rig.ino("g").await;
+    for key in ["d/x", "f"] {
+        assert!(rig.store.remove(key));
+    }
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    for name in ["d", "f"] {
+        let found = rig.fs.lookup(root, name).await;
+        assert_eq!(found.unwrap_err().kind(), ErrorKind::NotFound, "{name}");
+    }
+    rig.fs.rename((root, "g"), (root, "d"), Replace::Forbidden).await.unwrap();
+    rig.fs.make_dir(root, "f", NEW).await.unwrap();
+    assert_eq!(rig.keys(), ["d", "f/"]);
+    rig.fs.release(reader);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_beside_a_removal_that_is_refused_tells_what_the_store_has() {
+    let rig = Rig::new(&["f"]);
+    let ino = rig.ino("f").await;
+    let writer = rig.fs.open_for_writing(ino, Existing::Keep).await.unwrap().handle;
+    rig.fs.write(writer, 0, b"F").await.unwrap();
+    rig.slow(Operation::Delete, "f");
+    rig.refuse(Operation::Delete, "f", When::Always);
+    let mut removed = Box::pin(rig.fs.unlink(InodeNo::ROOT, "f"));
+    assert!(removed.as_mut().now_or_never().is_none());
+    let (removed, closed) = tokio::join!(removed, rig.fs.flush(writer));
+    assert_eq!(removed.unwrap_err().kind(), ErrorKind::AccessDenied);
+    closed.unwrap();
+    assert_eq!(rig.stored("f"), b"F");
+}
+
+#[tokio::test]
+async fn files_without_names_leave_memory_to_those_that_have_some() {
+    let write = WriteConfig { memory_limit_bytes: 32 * MIB, ..WriteConfig::default() };
+    let rig = Rig::with(&[], FsConfig { write, ..FsConfig::default() });
+    let (root, len) = (InodeNo::ROOT, 3 * MIB as usize);
+    let (names, mut readers) = (["a", "b", "c", "d"], Vec::new());
+    names.iter().for_each(|name| _ = rig.store.put(name, name.repeat(len).into_bytes()));
+    for name in names {
+        readers.push((name, rig.open(name).await));
+        rig.fs.unlink(root, name).await.unwrap();
+    }
+    let create = |name| rig.fs.create(root, name, NEW, Creation::OrOpen(Existing::Truncate));
+    let (_, temporary) = create("temporary").await.unwrap();
+    rig.fs.unlink(root, "temporary").await.unwrap();
+    let written = async {
+        for at in 0..32 {
+            rig.fs.write(temporary.handle, at * MIB, &[1; MIB as usize]).await?;
+        }
+        Ok::<_, sluicefs_core::Error>(())
+    };
+    assert_eq!(written.await.unwrap_err().kind(), ErrorKind::NoSpace);
+    let (_, named) = create("named").await.unwrap();
+    for at in 0..64 {
+        rig.fs.write(named.handle, at * MIB, &[2; MIB as usize]).await.unwrap();
+    }
+    rig.fs.flush(named.handle).await.unwrap();
+    assert!(rig.stored("named") == vec![2; 64 * MIB as usize]);
+    for (name, reader) in &readers[..2] {
+        assert_eq!(rig.read(*reader).await.unwrap(), name.repeat(100), "{name}");
+    }
+    // What they took is free again for the next.
+    for (_, reader) in readers {
+        rig.fs.release(reader);
+    }
+    rig.fs.release(temporary.handle);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_file_moves_while_it_is_written() {
+    let write = WriteConfig { memory_limit_bytes: 32 * MIB, ..WriteConfig::default() };
+    let rig = Rig::with(&[], FsConfig { write, ..FsConfig::default() });
+    let root = InodeNo::ROOT;
+    let (_, opened) = rig.fs.create(root, "f", NEW, Creation::OrOpen(Existing::Truncate)).await.unwrap();
+    for at in 0..64 {
+        if at == 50 {
+            rig.rename("f", "g").await.unwrap();
+        }
+        rig.fs.write(opened.handle, at * MIB, &[at as u8; MIB as usize]).await.unwrap();
+    }
+    rig.fs.flush(opened.handle).await.unwrap();
+    assert_eq!(rig.keys(), ["g"]);
+    let stored = rig.stored("g");
+    assert_eq!(stored.len() as u64, 64 * MIB);
+    for (at, chunk) in stored.chunks(MIB as usize).enumerate() {
+        assert!(chunk.iter().all(|&byte| byte == at as u8), "MiB {at}");
+    }
+}
+
+#[tokio::test]
+async fn a_new_directory_has_nothing_of_one_that_had_its_number() {
+    let rig = Rig::new(&["a/s/f"]);
+    let (root, a) = (InodeNo::ROOT, rig.ino("a").await);
+    let s = rig.ino("a/s").await;
+    let f = rig.ino("a/s/f").await;
+    rig.fs.unlink(s, "f").await.unwrap();
+    rig.rename("a", "b").await.unwrap();
+    for (ino, lookups) in [(f, 1), (s, 2), (a, 3)] {
+        rig.fs.forget(ino, lookups);
+    }
+    let made = rig.fs.make_dir(root, "a", NEW).await.unwrap().attr.ino;
+    let found = rig.fs.lookup(made, "s").await;
+    assert_eq!(found.unwrap_err().kind(), ErrorKind::NotFound);
+    rig.fs.remove_dir(root, "a").await.unwrap();
 }

@@ -132,7 +132,8 @@ async fn the_journal_of_another_bucket_is_left_to_those_who_mount_that() {
 
 #[test]
 fn only_what_began_when_the_note_was_written_is_meant() {
-    let noted = Entry { key: key("a"), at: 10_000, upload: None };
+    let noted = Entry::begun(key("a"), 10_000);
+    let gave_up = Entry { gave_up_at: Some(10_100), ..noted.clone() };
     let upload = |name: &str, id: &str, secs: i64| UploadMeta {
         key: key(name),
         upload: UploadId::new(id),
@@ -141,6 +142,7 @@ fn only_what_began_when_the_note_was_written_is_meant() {
     let listed = [
         upload("a", "long-before", 9_939),
         upload("a", "slow-clock", 9_940),
+        upload("a", "soon", 10_160),
         upload("a", "after", 10_900),
         upload("a", "long-after", 10_901),
         upload("a", "living", 10_000),
@@ -150,14 +152,16 @@ fn only_what_began_when_the_note_was_written_is_meant() {
         bucket: None,
         entries: BTreeMap::from([(
             0,
-            Entry { key: self::key(key), at: 0, upload: upload.map(UploadId::new) },
+            Entry { upload: upload.map(UploadId::new), ..Entry::begun(self::key(key), 0) },
         )]),
     };
-    let meant = |others: &[Replayed]| {
-        begun_by(&noted, &listed, others)
+    let meant = |noted: &Entry, others: &[Replayed]| {
+        begun_by(noted, &listed, others)
             .map(|ids| ids.iter().map(|id| id.as_str().to_owned()).collect::<Vec<_>>())
     };
-    let expected = Some(vec!["slow-clock".to_owned(), "after".to_owned()]);
-    assert_eq!(meant(&[living("a", Some("living")), living("b", None)]), expected);
-    assert_eq!(meant(&[living("a", None)]), None);
+    let names = |names: &[&str]| Some(names.iter().map(|&name| name.to_owned()).collect());
+    let others = [living("a", Some("living")), living("b", None)];
+    assert_eq!(meant(&noted, &others), names(&["slow-clock", "soon", "after"]));
+    assert_eq!(meant(&gave_up, &others), names(&["slow-clock", "soon"]));
+    assert_eq!(meant(&noted, &[living("a", None)]), None);
 }

@@ -7,6 +7,7 @@ use sluicefs_s3_client::bucket::MAX_DELETE_KEYS;
 use sluicefs_s3_client::{ETag, KeyPrefix, ListRequest, ListedObject, ObjectKey, ObjectMeta, WriteCondition};
 use tokio::time::Instant;
 
+use super::SAVING_ROUNDS;
 use super::resume::is_file;
 use crate::attr::InodeNo;
 use crate::error::{Error, ErrorKind, Result};
@@ -14,9 +15,6 @@ use crate::filesystem::{FileSystem, attributes};
 use crate::inode::{Remote, is_same_version};
 use crate::tree::Target;
 use crate::write::DirectoryMove;
-
-/// So often files below a directory are made durable before it is renamed.
-const SAVING_ROUNDS: usize = 3;
 
 /// So many objects of a directory are copied at once.
 const COPIES_AT_ONCE: usize = 32;

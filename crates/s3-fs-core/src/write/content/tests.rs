@@ -247,6 +247,19 @@ fn what_was_let_go_is_never_replaced_by_the_old_object() {
 }
 
 #[test]
+fn what_was_made_after_all_leaves_no_part_to_let_go_of() {
+    let mut subject = filled(2 * PART + 1);
+    subject.content.sending(1);
+    assert!(subject.content.sent(1, stored(1, PART)));
+    for leaving in subject.content.shelve_one() {
+        subject.content.left(&[leaving]);
+    }
+    subject.content.made_after_all();
+    assert!(!subject.content.release_shelved(), "no upload has it");
+    assert!(subject.content.pieces(ByteRange::new(0, 2 * PART)).is_ok());
+}
+
+#[test]
 fn bytes_that_are_lost_with_their_upload_are_made_good_by_writing_them_again() {
     for cut_first in [true, false] {
         let mut subject = filled(2 * PART + 1);
