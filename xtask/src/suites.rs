@@ -78,10 +78,10 @@ impl Suites {
         let mut server = Server::start(&self.against, &self.bucket, root, &target)?;
         let program = target.join("release/sluicefs");
         let mut scores = Vec::new();
-        for suite in suites {
+        for (number, suite) in suites.iter().enumerate() {
             let flags = format!("{} {}", suite.flags(), self.flags);
             let mounted = Mounted::mount(&program, &server, &flags)?;
-            let place = Place::make(mounted.path(), &format!("{suite:?}").to_lowercase(), root, &judges)?;
+            let place = Place::make(mounted.path(), number, root, &judges)?;
             let ran = match suite {
                 Suite::Apps => runs::apps(&place),
                 Suite::Fsx => runs::fsx(&place, self.seeds),

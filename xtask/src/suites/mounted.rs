@@ -28,8 +28,9 @@ impl Mounted {
     /// # Errors
     /// It cannot be mounted: the log is part of the message.
     pub(super) fn mount(program: &Path, server: &Server, flags: &str) -> Result<Self> {
-        let home = std::env::temp_dir().join(format!("suites-mount-{}", std::process::id()));
-        let directory = home.join("mount");
+        // Short names: the path of a socket below has 107 bytes at most (unix(7)).
+        let home = std::env::temp_dir().join(format!("suites-{}", std::process::id()));
+        let directory = home.join("m");
         fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
         let log = File::create(home.join("log")).context("making the log")?;
         let mut command = Command::new(program);

@@ -29,12 +29,12 @@ pub(super) struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
-    /// Makes a directory for `suite` on the mount at `mount`.
+    /// Makes a directory for the suite `number` on the mount at `mount`.
     ///
     /// # Errors
     /// It cannot be made.
-    pub(super) fn make(mount: &Path, suite: &str, root: &Path, judges: &'a Judges) -> Result<Self> {
-        let directory = mount.join(format!("{suite}-{}", std::process::id()));
+    pub(super) fn make(mount: &Path, number: usize, root: &Path, judges: &'a Judges) -> Result<Self> {
+        let directory = mount.join(format!("{}-{number}", std::process::id()));
         fs::create_dir(&directory).with_context(|| format!("making {}", directory.display()))?;
         fs::write(directory.join("file"), "x").context("writing a file there")?;
         Ok(Self { directory, settings: root.join("xtask/suites"), judges })

@@ -1,4 +1,4 @@
-//! The Debian packages that the tests need: looked for, installed where that is possible, else named.
+//! What the tests need of the machine, Debian packages above all: looked for, installed where that is possible, else named.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -7,6 +7,9 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 use crate::command::{Run, which};
+
+/// Where the kernel has its control files of FUSE (Documentation/filesystems/fuse/fuse.rst).
+const CONTROL_FILES: &str = "/sys/fs/fuse/connections";
 
 /// Something that Debian has.
 pub(super) struct Need {
@@ -87,6 +90,7 @@ pub(super) fn install(needs: &[Need]) -> Result<()> {
              container with --device /dev/fuse --cap-add SYS_ADMIN"
         );
     }
+    control_files()?;
     let missing: Vec<_> = needs.iter().filter(|need| !(need.present)()).collect();
     for need in &missing {
         eprintln!("missing: {} ({})", need.packages.join(" "), need.what_for);
@@ -106,6 +110,20 @@ pub(super) fn install(needs: &[Need]) -> Result<()> {
         }
         None => Ok(()),
     }
+}
+
+/// Mounts the files by which the kernel lets a mount that is in use be ended at once, where nothing has done that at boot.
+fn control_files() -> Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mounts").context("reading what is mounted")?;
+    if mounts.lines().any(|mount| mount.split(' ').nth(2) == Some("fusectl")) {
+        return Ok(());
+    }
+    let mount = ["-t", "fusectl", "fusectl", CONTROL_FILES];
+    if !is_root() {
+        bail!("the control files of FUSE are not mounted; as root: mount {}", mount.join(" "));
+    }
+    eprintln!("mounting the control files of FUSE, since this is root");
+    Run::new("mount").args(mount).run()
 }
 
 fn plan(missing: &[&Need], machine: Machine) -> Plan {

@@ -1,11 +1,11 @@
 //! Mounts in the foreground, and signals.
 
 use std::fs;
-use std::io::Write;
 
 use rustix::process::Signal;
 
 use crate::sandbox::{Foreground, Listen, Sandbox, run};
+use crate::writer::Writer;
 
 fn start(sandbox: &Sandbox) -> Foreground {
     let mut mount = Foreground::start(sandbox.mount(&["--foreground"]), Listen::Stderr);
@@ -64,16 +64,15 @@ fn second_signal_ends_the_grace() {
 fn unfinished_files_are_named_and_leave_nothing_behind() {
     let sandbox = Sandbox::new();
     let mut mount = start(&sandbox);
-    let mut file = fs::File::create(sandbox.target().join("half")).unwrap();
     // Two parts are on their way by then.
-    file.write_all(&vec![7; 20 << 20]).unwrap();
+    let writer = Writer::start(&sandbox.target().join("half"), 0..20);
     fs::write(sandbox.target().join("whole"), "saved").unwrap();
     mount.signal(Signal::TERM);
     mount.wait_for("unmounting");
     mount.signal(Signal::INT);
     mount.wait_for("neither closed nor synced");
     assert_eq!(mount.wait().code(), Some(1));
-    drop(file);
+    drop(writer);
     assert!(sandbox.bucket.object("half").is_none());
     assert!(sandbox.bucket.object("whole").is_some());
     assert_eq!(sandbox.uploads(), 0);

@@ -3,6 +3,7 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stderr,
+    clippy::print_stdout,
     clippy::allow_attributes_without_reason,
     reason = "a test fails by panicking, and says why it was skipped"
 )]
@@ -21,4 +22,5 @@ mod staging;
 mod status;
 mod uploads;
 mod users;
+mod writer;
 mod writing;

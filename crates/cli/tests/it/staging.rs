@@ -1,12 +1,13 @@
 //! `--cache`: whose directory it must be, and what is left in it.
 
-use std::fs::{self, File, Permissions};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 
 use crate::sandbox::{Foreground, Listen, Sandbox, run};
+use crate::writer::Writer;
 
 /// Mounts with the least memory, and `cache` for more.
 fn start(sandbox: &Sandbox, cache: &Path) -> Foreground {
@@ -46,17 +47,14 @@ fn what_a_killed_mount_left_is_removed_by_the_next() {
     let sandbox = Sandbox::new();
     let cache = sandbox.path("cache");
     let mut mount = start(&sandbox, &cache);
-    let file = File::create(sandbox.target().join("f")).unwrap();
-    for at in 0..60 {
-        // Every other MiB: nothing of it can be sent.
-        file.write_all_at(&[at; 1 << 20], u64::from(at) << 21).unwrap();
-    }
+    // Every other MiB: nothing of it can be sent.
+    let writer = Writer::start(&sandbox.target().join("f"), (0..60).map(|at| 2 * at));
     let left = stages(&cache);
     assert_eq!(left.len(), 1);
     assert!(fs::read_dir(&left[0]).unwrap().count() > 1, "more than the lock is there");
     mount.signal(Signal::KILL);
     mount.wait();
-    drop(file);
+    drop(writer);
 
     let mut mount = start(&sandbox, &cache);
     assert!(!left[0].exists());
