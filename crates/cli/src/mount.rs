@@ -168,6 +168,9 @@ enum Logging {
     Lost,
 }
 
+/// Threads may take so long to end with the mount; those that end take their files in the state directory with them.
+const END_GRACE: Duration = Duration::from_secs(5);
+
 fn run_until_unmounted(plan: &Plan, foreground: Foreground<'_>) -> Result<(), Failure> {
     let runtime = runtime::new()?;
     let result = runtime.block_on(async {
@@ -193,6 +196,7 @@ fn run_until_unmounted(plan: &Plan, foreground: Foreground<'_>) -> Result<(), Fa
                 if let Some(cleaning) = cleaning {
                     // What is not done yet is left to the next mount.
                     cleaning.abort();
+                    drop(cleaning.await);
                 }
                 let saved = finish(&fs).await;
                 if let Some(answering) = answering {
@@ -207,7 +211,7 @@ fn run_until_unmounted(plan: &Plan, foreground: Foreground<'_>) -> Result<(), Fa
         .inspect_err(|failure| tracing::error!(%failure, "the mount ended"))
     });
     // A thread that looks at a hung mount point would hold up the end for ever.
-    runtime.shutdown_timeout(Duration::from_secs(1));
+    runtime.shutdown_timeout(END_GRACE);
     result
 }
 
