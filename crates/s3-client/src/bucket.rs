@@ -157,7 +157,7 @@ pub trait Bucket: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// `NotFound` if there is no such source; `PreconditionFailed` if either condition does not hold; `TooLarge` over
-    /// [`MAX_COPY_BYTES`]; `Archived`; `Invalid` for a copy onto itself that changes nothing.
+    /// [`BucketTraits::max_copy_bytes`]; `Archived`; `Invalid` for a copy onto itself that changes nothing.
     async fn copy(&self, request: CopyRequest) -> Result<Written> {
         Err(unsupported(self.identity(), "copy", request.target.as_str()))
     }
@@ -200,6 +200,8 @@ pub struct BucketTraits {
     pub copy_with_attributes: bool,
     /// The least that a part may have, but for the last.
     pub min_part_bytes: u64,
+    /// The largest object that one [`Bucket::copy`] copies.
+    pub max_copy_bytes: u64,
 }
 
 impl Default for BucketTraits {
@@ -212,6 +214,7 @@ impl Default for BucketTraits {
             copy_ranges: true,
             copy_with_attributes: true,
             min_part_bytes: MIN_PART_BYTES,
+            max_copy_bytes: MAX_COPY_BYTES,
         }
     }
 }

@@ -5,6 +5,7 @@
 //! they are.
 
 mod content;
+mod copy;
 mod doubt;
 mod draft;
 mod engine;
@@ -21,6 +22,7 @@ mod status;
 mod upload;
 mod writers;
 
+pub(crate) use copy::copy_error;
 pub(crate) use draft::{Draft, LosingName, Paused};
 pub(crate) use engine::{DirectoryMove, WriteEngine};
 pub use lost::LostFile;

@@ -156,6 +156,8 @@ impl Shared {
             if error.kind() == ErrorKind::PreconditionFailed
                 && attempts.may_be_done
                 && request.condition != WriteCondition::Any
+                // Of a copy onto itself the source is no witness: the caller knows what it was.
+                && request.source != request.target
                 && let Some(found) = self.find(&request.target).await?
                 && let Some(source) = self.find(&request.source).await?
                 && likeness(&found, &source) == Likeness::Same

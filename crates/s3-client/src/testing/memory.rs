@@ -64,6 +64,7 @@ pub struct MemoryBucket {
     identity: BucketIdentity,
     traits: BucketTraits,
     etags: ETags,
+    copy_time: Duration,
     objects: Arc<RwLock<BTreeMap<ObjectKey, StoredObject>>>,
     uploads: Arc<Uploads>,
 }
@@ -81,7 +82,14 @@ impl MemoryBucket {
         let identity =
             BucketIdentity { endpoint: Arc::from("memory"), name: Arc::from(format!("memory:{name}")) };
         let traits = BucketTraits::default();
-        Self { identity, traits, etags: ETags::Md5, objects: Arc::default(), uploads: Arc::default() }
+        Self {
+            identity,
+            traits,
+            etags: ETags::Md5,
+            copy_time: Duration::ZERO,
+            objects: Arc::default(),
+            uploads: Arc::default(),
+        }
     }
 
     /// The same bucket, which takes smaller parts, so that tests need few bytes.
@@ -101,6 +109,12 @@ impl MemoryBucket {
     #[must_use]
     pub fn with_opaque_etags(self) -> Self {
         Self { etags: ETags::Opaque, ..self }
+    }
+
+    /// The same bucket, in which a copy takes this time: it is of what the source was before, and replaces what the target is after.
+    #[must_use]
+    pub fn with_copy_time(self, copy_time: Duration) -> Self {
+        Self { copy_time, ..self }
     }
 
     /// Writes an object and returns its ETag.
@@ -271,7 +285,7 @@ impl Bucket for MemoryBucket {
     }
 
     async fn copy(&self, request: CopyRequest) -> Result<Written> {
-        self.copy_object(request)
+        self.copy_object(request).await
     }
 
     async fn rename(&self, request: RenameRequest) -> Result<()> {

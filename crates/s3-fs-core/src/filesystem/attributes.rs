@@ -224,11 +224,13 @@ impl FileSystem {
             Some(draft) => Some(draft.pause().await),
             None => None,
         };
-        let head = self.bucket.head(&key).await;
-        let head = head.map_err(|error| Error::from_store(OPERATION, error).with_name(key.as_str()))?;
-        let attributes = with_metadata(head.attributes(), metadata);
-        let etag = self.copy_object(&key, &meta, &key, (Some(attributes), WriteCondition::Any)).await?;
-        let meta = ObjectMeta { etag: etag.or(meta.etag), ..meta };
+        let described = self.writes.describe(&key, &meta, metadata).await;
+        let meta = described.inspect_err(|error| {
+            if error.kind() == ErrorKind::Stale {
+                // The kernel looks it up again by itself, and is to see what it is by now.
+                self.tree.table.expire(ino, Instant::now());
+            }
+        })?;
         self.tree.committed(ino, meta.clone());
         self.files.moved(ino, key.clone(), &meta);
         if let (Some(draft), Some(paused)) = (draft, paused) {
@@ -254,12 +256,11 @@ impl FileSystem {
             }
             Err(error) => return Err(failed(error)),
         };
-        let attributes = with_metadata(attributes, self.tree.metadata_of(ino));
+        let ours = self.tree.metadata_of(ino);
         match meta.filter(|meta| meta.size > 0) {
-            Some(meta) => {
-                self.copy_object(&marker, &meta, &marker, (Some(attributes), WriteCondition::Any)).await?;
-            }
+            Some(meta) => drop(self.writes.describe(&marker, &meta, ours).await?),
             None => {
+                let attributes = with_metadata(attributes, ours);
                 let body = Payload::default();
                 let request =
                     PutRequest { key: marker.clone(), body, attributes, condition: WriteCondition::Any };

@@ -3,21 +3,19 @@
 //! A file is at its new name before it is gone from the old one. A directory's objects are all copied before the first is deleted, so that
 //! a rename that was cut short leaves each object under its old name, or under its new one, or both; done again, it goes on.
 
-mod copy;
 mod directory;
 mod resume;
 
 use sluicefs_s3_client::{ObjectKey, ObjectMeta, RenameRequest, WriteCondition};
 use tokio::time::Instant;
 
-use self::copy::copy_error;
 use super::FileSystem;
 use crate::attr::{FileKind, InodeNo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::inode::Remote;
 use crate::path;
 use crate::tree::Target;
-use crate::write::{Paused, Stay};
+use crate::write::{Paused, Stay, copy_error};
 
 /// What may happen to what has the new name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -232,8 +230,7 @@ impl FileSystem {
             gone().await.map_err(Unmoved::Copied)?;
             return Ok(meta);
         }
-        let etag = self.copy_object(source, &meta, target, (None, condition)).await?;
-        let copy = ObjectMeta { etag: etag.or(meta.etag.clone()), ..meta.clone() };
+        let copy = self.writes.copy_object(source, &meta, target, (None, condition)).await?;
         self.files.moved(ino, target.clone(), &copy);
         let removed = match gone().await {
             Ok(()) => self.delete("rename", source).await,

@@ -119,6 +119,12 @@ pub(crate) fn replace(mut all: Metadata, ours: Metadata) -> Metadata {
     all
 }
 
+/// Whether the metadata `all` of an object say what `ours` do, and nothing else of the kind.
+pub(crate) fn has(all: &Metadata, ours: &Metadata) -> bool {
+    let said = all.iter().filter(|(name, _)| OURS.contains(&name.as_str()));
+    said.clone().count() == ours.len() && said.into_iter().all(|pair| ours.contains(pair))
+}
+
 /// Whether a store takes so much.
 pub(crate) fn fits(metadata: &Metadata) -> bool {
     metadata.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() <= MAX_METADATA_BYTES

@@ -227,6 +227,21 @@ async fn a_conditional_copy_whose_answer_was_lost_is_known_as_done() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_copy_onto_itself_that_another_writer_forestalled_fails() {
+    let w = world(ETags::Md5, [once(Operation::Copy, failure())]);
+    let old = w.memory().put("k", "old");
+    w.memory().put("k", "not mine");
+    let request = CopyRequest {
+        target: key(),
+        attributes: Some(ObjectAttributes::default()),
+        ..copy(WriteCondition::Matches(old))
+    };
+    let error = w.bucket.copy(request).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PreconditionFailed);
+    assert_eq!(w.requests(Operation::Copy), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_move_whose_answer_was_lost_is_known_by_the_version_that_moved() {
     let moved = |source_if_match: Option<ETag>, condition| RenameRequest {
         source: key(),

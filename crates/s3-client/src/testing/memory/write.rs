@@ -8,10 +8,9 @@ use parking_lot::Mutex;
 
 use super::{Content, DEFAULT_CONTENT_TYPE, ETags, MemoryBucket, StoredObject, now};
 use crate::bucket::{
-    CompleteUpload, CopyPart, CopyRequest, CreateUpload, MAX_COPY_BYTES, MAX_DELETE_KEYS, MAX_OBJECT_BYTES,
-    MAX_PART_BYTES, MAX_PARTS, MAX_PUT_BYTES, ObjectAttributes, Part, Payload, PutRequest, RenameRequest,
-    Timestamp, UploadId, UploadMarker, UploadMeta, UploadPage, UploadPart, WriteCondition, Written,
-    unsupported,
+    CompleteUpload, CopyPart, CopyRequest, CreateUpload, MAX_DELETE_KEYS, MAX_OBJECT_BYTES, MAX_PART_BYTES,
+    MAX_PARTS, MAX_PUT_BYTES, ObjectAttributes, Part, Payload, PutRequest, RenameRequest, Timestamp,
+    UploadId, UploadMarker, UploadMeta, UploadPage, UploadPart, WriteCondition, Written, unsupported,
 };
 use crate::checksum::{Checksum, ChecksumAlgorithm, multipart_etag};
 use crate::error::{Error, ErrorKind, Result};
@@ -186,12 +185,12 @@ impl MemoryBucket {
         Ok(Vec::new())
     }
 
-    pub(super) fn copy_object(&self, request: CopyRequest) -> Result<Written> {
+    pub(super) async fn copy_object(&self, request: CopyRequest) -> Result<Written> {
         const OPERATION: &str = "copy";
         let CopyRequest { source, source_if_match, target, attributes, condition } = request;
         self.check_traits(OPERATION, &target, &condition)?;
         let mut stored = self.source(OPERATION, &source, source_if_match.as_ref())?;
-        if stored.content.len() > MAX_COPY_BYTES {
+        if stored.content.len() > self.traits.max_copy_bytes {
             return Err(self.too_large(OPERATION, &target));
         }
         if source == target && attributes.is_none() {
@@ -202,6 +201,9 @@ impl MemoryBucket {
         stored.head.meta.last_modified = now();
         if let Some(attributes) = attributes {
             stored.set_attributes(attributes);
+        }
+        if !self.copy_time.is_zero() {
+            tokio::time::sleep(self.copy_time).await;
         }
         let mut objects = self.objects.write();
         self.check(&objects, OPERATION, &target, &condition)?;

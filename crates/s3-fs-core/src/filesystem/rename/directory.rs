@@ -181,8 +181,8 @@ impl FileSystem {
             let (name, meta) = (name.clone(), meta.clone());
             async move {
                 let (from, to) = (key_below(old, &name)?, key_below(new, &name)?);
-                let etag = self.copy_object(&from, &meta, &to, (None, WriteCondition::Any)).await?;
-                Ok::<_, Error>((name, etag))
+                let copy = self.writes.copy_object(&from, &meta, &to, (None, WriteCondition::Any)).await?;
+                Ok::<_, Error>((name, copy.etag))
             }
         };
         stream::iter(objects).map(copy).buffer_unordered(COPIES_AT_ONCE).try_collect().await

@@ -1,0 +1,174 @@
+//! Copying an object within the bucket, whatever its size; onto itself too, which is how a store changes what it keeps besides the bytes.
+
+use futures::{StreamExt, TryStreamExt, stream};
+use sluicefs_s3_client::fingerprint::{Likeness, likeness};
+use sluicefs_s3_client::{
+    self as s3, CompleteUpload, CopyPart, CopyRequest, CreateUpload, ETag, ObjectAttributes, ObjectKey,
+    ObjectMeta, Part, UploadId, WriteCondition,
+};
+
+use super::engine::WriteEngine;
+use crate::config::OnConflict;
+use crate::error::{Error, ErrorKind, Result};
+use crate::inode::stored::{self, Metadata};
+
+/// Objects that one request does not copy are copied in parts of this size, so many at once.
+const COPY_PART_BYTES: u64 = 1 << 30;
+const COPY_PARTS_AT_ONCE: usize = 8;
+
+impl WriteEngine {
+    /// Copies an object of any size within the bucket, with its attributes or others; returns what the copy is.
+    ///
+    /// # Errors
+    /// `Exists` for a name that was to be free; `Stale` if the source is another version, or the target not what it was to be.
+    pub(crate) async fn copy_object(
+        &self,
+        source: &ObjectKey,
+        meta: &ObjectMeta,
+        target: &ObjectKey,
+        (attributes, condition): (Option<ObjectAttributes>, WriteCondition),
+    ) -> Result<ObjectMeta> {
+        let unless = condition.clone();
+        let failed = |error| copy_error(error, &unless, source);
+        let etag = if meta.size > self.bucket.traits().max_copy_bytes {
+            self.copy_in_parts(source, meta, target, (attributes, condition)).await?
+        } else {
+            let attributes = match attributes {
+                None => self.changed_attributes(source, target).await.map_err(failed)?,
+                given => given,
+            };
+            let request = CopyRequest {
+                source: source.clone(),
+                source_if_match: meta.etag.clone(),
+                target: target.clone(),
+                attributes,
+                condition,
+            };
+            self.bucket.copy(request).await.map_err(failed)?.etag
+        };
+        Ok(ObjectMeta { etag: etag.or(meta.etag.clone()), ..meta.clone() })
+    }
+
+    /// Puts `ours` into the metadata of the object `key`, which is of the version `meta`; returns what it is then. Costs a HEAD and a copy of the
+    /// object onto itself.
+    ///
+    /// # Errors
+    /// `Stale` if it is another version, unless the settings let that be replaced; as a HEAD and a copy.
+    pub(crate) async fn describe(
+        &self,
+        key: &ObjectKey,
+        meta: &ObjectMeta,
+        ours: Metadata,
+    ) -> Result<ObjectMeta> {
+        let failed = |error| Error::from_store("setattr", error).with_name(key.as_str());
+        let before = self.bucket.head_with_checksum(key).await.map_err(failed)?;
+        let meta = ObjectMeta { etag: meta.etag.clone().or(before.0.meta.etag.clone()), ..meta.clone() };
+        let mut attributes = before.0.attributes();
+        attributes.user_metadata = stored::replace(attributes.user_metadata, ours.clone());
+        let condition = self.unless_replaced(&meta);
+        match self.copy_object(key, &meta, key, (Some(attributes), condition)).await {
+            Err(error) if error.kind() == ErrorKind::Stale => {
+                // A copy whose answer was lost may have another ETag, so that the next attempt finds another version.
+                let now = self.bucket.head_with_checksum(key).await.map_err(failed)?;
+                let is_ours = stored::has(&now.0.user_metadata, &ours);
+                if is_ours && likeness(&before, &now) != Likeness::Different {
+                    return Ok(ObjectMeta { etag: now.0.meta.etag, ..meta });
+                }
+                Err(error)
+            }
+            done => done,
+        }
+    }
+
+    /// The condition under which the object `meta` may be replaced.
+    fn unless_replaced(&self, meta: &ObjectMeta) -> WriteCondition {
+        let checks = self.config.on_conflict == OnConflict::Fail && self.bucket.traits().conditional_writes;
+        match &meta.etag {
+            Some(etag) if checks => WriteCondition::Matches(etag.clone()),
+            _ => WriteCondition::Any,
+        }
+    }
+
+    /// What is to be stored with the copy besides its bytes, if not what is stored with the source. Asks for that only if it matters.
+    async fn changed_attributes(
+        &self,
+        source: &ObjectKey,
+        target: &ObjectKey,
+    ) -> s3::Result<Option<ObjectAttributes>> {
+        if !self.bucket.traits().copy_with_attributes || !self.may_change_type(source, target) {
+            return Ok(None);
+        }
+        let head = self.bucket.head(source).await?;
+        let attributes = self.moved_attributes(&head, source, target);
+        Ok(Some(attributes).filter(|attributes| *attributes != head.attributes()))
+    }
+
+    async fn copy_in_parts(
+        &self,
+        source: &ObjectKey,
+        meta: &ObjectMeta,
+        target: &ObjectKey,
+        (attributes, condition): (Option<ObjectAttributes>, WriteCondition),
+    ) -> Result<Option<ETag>> {
+        let unless = condition.clone();
+        let failed = |error| copy_error(error, &unless, source);
+        let attributes = match attributes {
+            Some(attributes) => attributes,
+            None => {
+                let head = self.bucket.head(source).await.map_err(failed)?;
+                self.moved_attributes(&head, source, target)
+            }
+        };
+        let upload = self.bucket.create_upload(CreateUpload { key: target.clone(), attributes }).await;
+        let upload = upload.map_err(failed)?;
+        let copied = self.copy_parts(source, meta, target, &upload).await;
+        let done = match copied {
+            Ok(parts) => {
+                let request =
+                    CompleteUpload { key: target.clone(), upload: upload.clone(), parts, condition };
+                self.bucket.complete_upload(request).await.map_err(failed)
+            }
+            Err(error) => Err(error),
+        };
+        if done.is_err()
+            && let Err(error) = self.bucket.abort_upload(target, &upload).await
+        {
+            tracing::warn!(key = %target, %upload, %error, "a copy that failed left parts at the store that could not be removed");
+        }
+        Ok(done?.etag)
+    }
+
+    async fn copy_parts(
+        &self,
+        source: &ObjectKey,
+        meta: &ObjectMeta,
+        target: &ObjectKey,
+        upload: &UploadId,
+    ) -> Result<Vec<Part>> {
+        let starts = (0..meta.size).step_by(COPY_PART_BYTES as usize);
+        let copy = |(index, start): (usize, u64)| async move {
+            let whole = s3::ByteRange::new(0, meta.size);
+            let request = CopyPart {
+                key: target.clone(),
+                upload: upload.clone(),
+                number: u16::try_from(index + 1).expect("5 TiB are 5,120 parts"),
+                source: source.clone(),
+                source_range: s3::ByteRange::from_len(start, COPY_PART_BYTES).intersect(whole),
+                source_if_match: meta.etag.clone(),
+            };
+            let copied = self.bucket.copy_part(request).await;
+            copied.map_err(|error| Error::from_store("rename", error).with_name(source.as_str()))
+        };
+        stream::iter(starts.enumerate()).map(copy).buffered(COPY_PARTS_AT_ONCE).try_collect().await
+    }
+}
+
+/// What failed may be that the name was to be free, or that the source is another version by now.
+pub(crate) fn copy_error(error: s3::Error, condition: &WriteCondition, source: &ObjectKey) -> Error {
+    match condition {
+        WriteCondition::Absent => Error::from_claim(error, source.as_str()),
+        WriteCondition::Any | WriteCondition::Matches(_) => {
+            Error::from_store("rename", error).with_name(source.as_str())
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Attributes that are kept in metadata, where several clients change one object.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluicefs_core::{
+    Attributes, Entry, ErrorKind, FileSystem, FsConfig, InodeNo, OnConflict, SetAttr, WriteConfig,
+};
+use sluicefs_s3_client::testing::memory::Content;
+use sluicefs_s3_client::testing::{Fault, FaultBucket, MemoryBucket, Operation, Rule};
+
+const MIB: u64 = 1 << 20;
+
+/// Larger objects are copied in parts.
+const MAX_COPY_BYTES: u64 = 8 * MIB;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+struct Rig {
+    store: MemoryBucket,
+    bucket: Arc<FaultBucket<MemoryBucket>>,
+    fs: Arc<FileSystem>,
+}
+
+fn store() -> MemoryBucket {
+    MemoryBucket::new("b").with_traits(|traits| traits.max_copy_bytes = MAX_COPY_BYTES)
+}
+
+fn kept(attributes: Attributes) -> FsConfig {
+    FsConfig { attributes, ..FsConfig::default() }
+}
+
+fn mode(mode: u16) -> SetAttr {
+    SetAttr { mode: Some(mode), ..SetAttr::default() }
+}
+
+impl Rig {
+    fn new(store: &MemoryBucket) -> Self {
+        Self::with(store, kept(Attributes::S3fs))
+    }
+
+    fn with(store: &MemoryBucket, config: FsConfig) -> Self {
+        let bucket = Arc::new(FaultBucket::new(store.clone()));
+        let fs = FileSystem::new(Arc::clone(&bucket) as _, config).unwrap();
+        Self { store: store.clone(), bucket, fs }
+    }
+
+    async fn look(&self, path: &str) -> Entry {
+        let mut entry = self.fs.getattr(InodeNo::ROOT).await.unwrap();
+        for name in path.split('/') {
+            entry = self.fs.lookup(entry.attr.ino, name).await.unwrap();
+        }
+        entry
+    }
+
+    async fn set(&self, path: &str, set: SetAttr) -> Result<Entry, ErrorKind> {
+        let ino = self.look(path).await.attr.ino;
+        self.fs.set_attr(ino, set).await.map_err(|error| error.kind())
+    }
+
+    fn size(&self, key: &str) -> u64 {
+        self.store.object(key).unwrap().content.len()
+    }
+}
+
+/// A change of attributes that the store is busy with when another client replaces the object: how it ends, and the object's length then.
+async fn replaced_meanwhile(len: u64, on_conflict: OnConflict) -> (Result<u16, ErrorKind>, u64) {
+    let write = WriteConfig { on_conflict, ..WriteConfig::default() };
+    let config = FsConfig { write, ..kept(Attributes::S3fs) };
+    let rig = Rig::with(&store().with_copy_time(SECOND), config);
+    rig.store.put("f", Content::Pattern { seed: 1, len });
+    let last = Rule::new(Fault::Latency(SECOND)).on(Operation::CompleteUpload);
+    rig.bucket.plan().add(last);
+    let ino = rig.look("f").await.attr.ino;
+    let changed = async { rig.fs.set_attr(ino, mode(0o600)).await };
+    let replaced = async {
+        tokio::time::sleep(SECOND / 2).await;
+        rig.store.put("f", "theirs");
+    };
+    let (changed, ()) = tokio::join!(changed, replaced);
+    (changed.map(|entry| entry.attr.mode).map_err(|error| error.kind()), rig.size("f"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_attributes_does_not_undo_what_others_wrote_meanwhile() {
+    for len in [1, MAX_COPY_BYTES + 1] {
+        let ended = replaced_meanwhile(len, OnConflict::Fail).await;
+        assert_eq!(ended, (Err(ErrorKind::Stale), 6), "{len} bytes");
+        let ended = replaced_meanwhile(len, OnConflict::Overwrite).await;
+        assert_eq!(ended, (Ok(0o600), len), "{len} bytes");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_others_wrote_before_is_looked_at_again() {
+    let rig = Rig::new(&store());
+    rig.store.put("f", "old");
+    let ino = rig.look("f").await.attr.ino;
+    rig.store.put("f", "theirs");
+    let error = rig.fs.set_attr(ino, mode(0o600)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Stale);
+    // The kernel does this by itself.
+    assert_eq!(rig.look("f").await.attr.size, 6);
+    assert_eq!(rig.set("f", mode(0o600)).await.unwrap().attr.mode, 0o600);
+}
