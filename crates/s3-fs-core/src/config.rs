@@ -246,6 +246,11 @@ pub enum InvalidConfig {
         /// The largest that fits.
         max: u64,
     },
+    /// Attributes are to be kept in metadata, and the bucket has none.
+    #[error(
+        "{0} keeps no metadata, in which attributes would be kept: leave --attributes out, or mount a bucket of S3"
+    )]
+    NoMetadata(String),
     /// Part size of zero, or larger than a quarter of the memory limit.
     #[error("a part size of {part} bytes does not fit: use 131072 to {max}, a quarter of the memory limit")]
     PartSize {

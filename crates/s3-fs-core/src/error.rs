@@ -118,6 +118,7 @@ impl Error {
             s3::ErrorKind::Archived => ErrorKind::Archived,
             s3::ErrorKind::NoSpace => ErrorKind::NoSpace,
             s3::ErrorKind::TooLarge => ErrorKind::TooLarge,
+            s3::ErrorKind::Unsupported => ErrorKind::Unsupported,
             _ => ErrorKind::Io,
         };
         Self { kind, operation, name: None, reason: None, source: Some(source) }

@@ -17,7 +17,7 @@ use tokio::runtime;
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::attr::{Attr, DirEntry, DirMode, Entry, FileKind, HandleId, InodeNo, OpenedFile, StatFs};
-use crate::config::{FsConfig, InvalidConfig};
+use crate::config::{Attributes, FsConfig, InvalidConfig};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::HandleTable;
 use crate::kernel::{Destination, Kernel};
@@ -72,7 +72,7 @@ impl FileSystem {
     /// Call it inside a tokio runtime: fetches ahead of readers run there.
     ///
     /// # Errors
-    /// [`InvalidConfig`] if the settings do not fit together.
+    /// [`InvalidConfig`] if the settings do not fit together, or the bucket does not keep what they want.
     pub fn new(bucket: Arc<dyn Bucket>, config: FsConfig) -> Result<Arc<Self>, InvalidConfig> {
         Self::with_stage(bucket, config, None)
     }
@@ -87,6 +87,9 @@ impl FileSystem {
         stage: Option<Arc<StageDir>>,
     ) -> Result<Arc<Self>, InvalidConfig> {
         config.validate()?;
+        if config.attributes != Attributes::None && !bucket.traits().copy_with_attributes {
+            return Err(InvalidConfig::NoMetadata(bucket.identity().name.to_string()));
+        }
         let runtime = runtime::Handle::current();
         let engine = ReadEngine::new(Arc::clone(&bucket), config.read.clone(), runtime.clone());
         let files = Arc::new(OpenFiles::new(Arc::clone(&engine)));

@@ -171,6 +171,18 @@ fn a_directory_and_its_mount_point_lie_apart() {
 }
 
 #[test]
+fn attributes_that_a_bucket_does_not_keep() {
+    let sandbox = Sandbox::new();
+    let (data, target) = (sandbox.path("data"), sandbox.target());
+    fs::create_dir_all(&data).unwrap();
+    for url in [format!("file://{}", data.display()), "memory:".to_owned()] {
+        let command = sandbox.sluicefs(["mount", "--attributes", "s3fs", &url, target.to_str().unwrap()]);
+        check(&sandbox, command, 2, &[&url, "keeps no metadata", "leave --attributes out"]);
+        assert!(!sandbox.is_mounted());
+    }
+}
+
+#[test]
 fn unmount_of_what_is_not_mounted() {
     let sandbox = Sandbox::new();
     let target = sandbox.target();

@@ -135,10 +135,11 @@ impl Shared {
         let CopyRequest { source, source_if_match, target, attributes, condition } = request;
         let (file, meta) = self.source(OPERATION, source, source_if_match.as_ref())?;
         if source == target {
-            let error = self.refusal(ErrorKind::Invalid, OPERATION, target);
-            let error = error.with_message("a copy onto itself changes nothing");
-            // Attributes are not kept, so that there is nothing to change.
-            return if attributes.is_some() { Ok(written(meta)) } else { Err(error) };
+            let (kind, message) = match attributes {
+                Some(_) => (ErrorKind::Unsupported, "files of a directory keep no metadata"),
+                None => (ErrorKind::Invalid, "a copy onto itself changes nothing"),
+            };
+            return Err(self.refusal(kind, OPERATION, target).with_message(message));
         }
         match (self.place(OPERATION, target)?, file) {
             (Place::File(_), Some(file)) => {

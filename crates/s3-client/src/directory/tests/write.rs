@@ -219,6 +219,23 @@ async fn a_copy_is_a_file_of_its_own() {
 }
 
 #[tokio::test]
+async fn attributes_that_are_not_kept_cannot_be_changed() {
+    let (_dir, bucket) = directory(&["a"]);
+    for (attributes, expected) in
+        [(Some(ObjectAttributes::default()), ErrorKind::Unsupported), (None, ErrorKind::Invalid)]
+    {
+        let request = CopyRequest {
+            source: key("a"),
+            source_if_match: None,
+            target: key("a"),
+            attributes,
+            condition: WriteCondition::Any,
+        };
+        assert_eq!(bucket.copy(request).await.unwrap_err().kind(), expected);
+    }
+}
+
+#[tokio::test]
 async fn what_killed_writers_left_is_removed_before_the_first_write() {
     let (dir, bucket) = directory(&["a"]);
     let upload = bucket.create_upload(create("k")).await.unwrap();
