@@ -9,7 +9,8 @@ use crate::sandbox::{Outcome, Sandbox, run};
 fn begin<const N: usize>(sandbox: &Sandbox, keys: [&str; N]) -> [(ObjectKey, UploadId); N] {
     keys.map(|key| {
         let key = ObjectKey::new(key).unwrap();
-        let request = CreateUpload { key: key.clone(), attributes: ObjectAttributes::default() };
+        let request =
+            CreateUpload { key: key.clone(), attributes: ObjectAttributes::default(), storage_class: None };
         let upload = sandbox.block_on(sandbox.bucket.create_upload(request)).unwrap();
         (key, upload)
     })

@@ -60,7 +60,8 @@ impl Store {
         &self,
         input: dto::CreateMultipartUploadInput,
     ) -> S3Result<dto::CreateMultipartUploadOutput> {
-        let request = CreateUpload { key: key(&input.key)?, attributes: attributes!(input) };
+        let storage_class = input.storage_class.map(|class| StorageClass::parse(class.as_str()));
+        let request = CreateUpload { key: key(&input.key)?, attributes: attributes!(input), storage_class };
         let upload = self.bucket(&input.bucket)?.create_upload(request).await.map_err(to_s3)?;
         Ok(dto::CreateMultipartUploadOutput {
             bucket: Some(input.bucket),
@@ -227,6 +228,7 @@ impl Store {
             source: copy_source(&input.copy_source, &input.bucket)?,
             source_if_match: input.copy_source_if_match.as_ref().and_then(own_etag),
             target: key(&input.key)?,
+            storage_class: input.storage_class.map(|class| StorageClass::parse(class.as_str())),
             attributes: replace.then(|| attributes!(input)),
             condition,
         };

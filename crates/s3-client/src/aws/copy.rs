@@ -32,7 +32,7 @@ impl AwsBucket {
             .set_metadata(attributes.and_then(metadata))
             .set_tagging_directive(settings.tags.then_some(TaggingDirective::Replace))
             .customize()
-            .interceptor(stored_with)
+            .interceptor(stored_with.in_class(request.storage_class))
             .interceptor(AnswerLimit)
             .interceptor(WatchAnswer::named("CopyObjectResult"));
         let output = call.send().await.sent(OPERATION, session, self)?;

@@ -48,7 +48,7 @@ impl AwsBucket {
             .set_checksum_algorithm(algorithm)
             .set_checksum_type(kind)
             .customize()
-            .interceptor(settings.stored_with.and(&request.attributes))
+            .interceptor(settings.stored_with.and(&request.attributes).in_class(request.storage_class))
             .interceptor(WatchAnswer::named("InitiateMultipartUploadResult"))
             .interceptor(WithoutKey);
         let output = call.send().await.sent(OPERATION, session, self);

@@ -8,10 +8,12 @@ use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::interceptors::context::BeforeTransmitInterceptorContextMut;
 
 use super::percent::encode_value;
-use crate::bucket::{ObjectAttributes, Payload, WriteCondition};
+use crate::bucket::{ObjectAttributes, Payload, StorageClass, WriteCondition};
 use crate::checksum::{Checksum, ChecksumAlgorithm};
 use crate::config::{ClientConfig, Encryption, UploadChecksums, WriteConfig};
 use crate::error::{Error, ErrorKind, Result};
+
+const STORAGE_CLASS: &str = "x-amz-storage-class";
 
 /// Headers that say how objects are stored, for PutObject, CreateMultipartUpload and CopyObject.
 #[derive(Debug, Clone)]
@@ -22,7 +24,7 @@ impl StoredWith {
         let WriteConfig { storage_class, encryption, acl, tags, .. } = &config.write;
         let mut headers = Vec::new();
         let mut add = |name, value: Option<String>| headers.extend(value.map(|value| (name, value)));
-        add("x-amz-storage-class", storage_class.clone());
+        add(STORAGE_CLASS, storage_class.clone());
         add("x-amz-acl", acl.clone());
         let (algorithm, key_id, bucket_key) = match encryption {
             None => (None, None, None),
@@ -38,6 +40,17 @@ impl StoredWith {
         let tagging = tags.iter().map(tag).collect::<Vec<_>>().join("&");
         add("x-amz-tagging", Some(tagging).filter(|tagging| !tagging.is_empty()));
         Self(headers.into())
+    }
+
+    /// These, in this tier if they name none.
+    pub(super) fn in_class(self, class: Option<StorageClass>) -> Self {
+        match class {
+            Some(class) if self.0.iter().all(|(name, _)| *name != STORAGE_CLASS) => {
+                let class = (STORAGE_CLASS, class.as_str().to_owned());
+                Self(self.0.iter().cloned().chain([class]).collect())
+            }
+            _ => self,
+        }
     }
 
     /// These, and what is stored with one object.

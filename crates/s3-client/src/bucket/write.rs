@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use tokio::time::{Duration, Instant};
 
-use super::Timestamp;
+use super::{StorageClass, Timestamp};
 use crate::checksum::Checksum;
 use crate::key::{ByteRange, ETag, ObjectKey};
 
@@ -221,6 +221,8 @@ pub struct CreateUpload {
     pub key: ObjectKey,
     /// What is stored besides its bytes.
     pub attributes: ObjectAttributes,
+    /// The tier to keep it in, unless the client's settings name one; `None` leaves that to the store.
+    pub storage_class: Option<StorageClass>,
 }
 
 /// One part of an upload.
@@ -300,6 +302,8 @@ pub struct CopyRequest {
     pub target: ObjectKey,
     /// What is stored besides the bytes; `None` to copy that too.
     pub attributes: Option<ObjectAttributes>,
+    /// The tier to keep the copy in, unless the client's settings name one. `None` leaves that to the store, which does not go by the source.
+    pub storage_class: Option<StorageClass>,
     /// When not to write the target.
     pub condition: WriteCondition,
 }

@@ -132,7 +132,7 @@ impl Shared {
 
     pub(super) fn copy(&self, request: &CopyRequest) -> Result<Written> {
         const OPERATION: &str = "copy";
-        let CopyRequest { source, source_if_match, target, attributes, condition } = request;
+        let CopyRequest { source, source_if_match, target, attributes, condition, .. } = request;
         let (file, meta) = self.source(OPERATION, source, source_if_match.as_ref())?;
         if source == target {
             let (kind, message) = match attributes {

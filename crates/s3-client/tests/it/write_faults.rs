@@ -58,7 +58,8 @@ impl World {
     }
 
     async fn begin(&self) -> Result<UploadId> {
-        let create = CreateUpload { key: key("k"), attributes: ObjectAttributes::default() };
+        let create =
+            CreateUpload { key: key("k"), attributes: ObjectAttributes::default(), storage_class: None };
         self.bucket.create_upload(create).await
     }
 
@@ -96,7 +97,7 @@ fn put(len: u64, condition: WriteCondition) -> PutRequest {
 
 fn copy(condition: WriteCondition) -> CopyRequest {
     let (source, target) = (key("k"), key("copy"));
-    CopyRequest { source, source_if_match: None, target, attributes: None, condition }
+    CopyRequest { source, source_if_match: None, target, attributes: None, storage_class: None, condition }
 }
 
 fn once(operation: Operation, fault: WireFault) -> Vec<Rule<WireFault>> {

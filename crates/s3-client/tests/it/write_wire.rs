@@ -7,8 +7,8 @@ use sluicefs_s3_client::config::{Secret, SseCustomerKey, StaticKeys};
 use sluicefs_s3_client::{
     AwsBucket, Bucket, ByteRange, Checksum, ChecksumAlgorithm, ClientConfig, CompleteUpload, CopyPart,
     CopyRequest, CreateUpload, CredentialSource, ETag, Encryption, ErrorKind, ObjectAttributes, ObjectKey,
-    Part, Payload, PutRequest, ReliableBucket, RetryConfig, UploadChecksums, UploadId, UploadPart,
-    WriteCondition, WriteConfig, Written,
+    Part, Payload, PutRequest, ReliableBucket, RetryConfig, StorageClass, UploadChecksums, UploadId,
+    UploadPart, WriteCondition, WriteConfig, Written,
 };
 
 use crate::canned::{Canned, Reply, Request, error, reply};
@@ -132,7 +132,7 @@ async fn everything_that_is_written_is_stored_as_the_settings_say() {
     assert!(signed.contains("x-amz-server-side-encryption;"), "{signed}");
 
     let server = Canned::start(|_| created()).await;
-    let create = CreateUpload { key: key("k"), attributes: ObjectAttributes::default() };
+    let create = CreateUpload { key: key("k"), attributes: ObjectAttributes::default(), storage_class: None };
     bucket(&server, edit).await.create_upload(create).await.unwrap();
     sent(&server, &stored);
 
@@ -140,6 +140,27 @@ async fn everything_that_is_written_is_stored_as_the_settings_say() {
     bucket(&server, edit).await.copy(copy(None)).await.unwrap();
     sent(&server, &stored);
     sent(&server, &[("x-amz-tagging-directive", "REPLACE"), ("x-amz-metadata-directive", "-")]);
+}
+
+#[tokio::test]
+async fn a_copy_is_in_the_tier_of_its_source_unless_the_settings_name_one() {
+    for (named, class, expected) in [
+        (None, Some(StorageClass::GlacierIr), "GLACIER_IR"),
+        (None, None, "-"),
+        (Some("STANDARD"), Some(StorageClass::GlacierIr), "STANDARD"),
+    ] {
+        let edit = |config: &mut ClientConfig| config.write.storage_class = named.map(str::to_owned);
+        let expected = [("x-amz-storage-class", expected)];
+        let server = Canned::start(|_| copied("CopyObjectResult")).await;
+        let request = CopyRequest { storage_class: class, ..copy(None) };
+        bucket(&server, edit).await.copy(request).await.unwrap();
+        sent(&server, &expected);
+        let server = Canned::start(|_| created()).await;
+        let attributes = ObjectAttributes::default();
+        let create = CreateUpload { key: key("k"), attributes, storage_class: class };
+        bucket(&server, edit).await.create_upload(create).await.unwrap();
+        sent(&server, &expected);
+    }
 }
 
 #[tokio::test]
@@ -213,6 +234,7 @@ fn copy(attributes: Option<ObjectAttributes>) -> CopyRequest {
         source_if_match: None,
         target: key("k"),
         attributes,
+        storage_class: None,
         condition: WriteCondition::Any,
     }
 }
@@ -231,7 +253,7 @@ fn copy_part() -> CopyPart {
 #[tokio::test]
 async fn uploads_in_parts_end_with_the_checksum_of_the_whole() {
     let server = Canned::start(|_| created()).await;
-    let create = CreateUpload { key: key("k"), attributes: ObjectAttributes::default() };
+    let create = CreateUpload { key: key("k"), attributes: ObjectAttributes::default(), storage_class: None };
     let upload = bucket(&server, |_| {}).await.create_upload(create).await.unwrap();
     assert_eq!(upload.as_str(), "u");
     let kind = [("x-amz-checksum-algorithm", "CRC64NVME"), ("x-amz-checksum-type", "FULL_OBJECT")];

@@ -4,7 +4,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use sluicefs_s3_client::fingerprint::{Likeness, likeness};
 use sluicefs_s3_client::{
     self as s3, CompleteUpload, CopyPart, CopyRequest, CreateUpload, ETag, ObjectAttributes, ObjectKey,
-    ObjectMeta, Part, UploadId, WriteCondition,
+    ObjectMeta, Part, StorageClass, UploadId, WriteCondition,
 };
 
 use super::engine::WriteEngine;
@@ -30,6 +30,7 @@ impl WriteEngine {
     ) -> Result<ObjectMeta> {
         let unless = condition.clone();
         let failed = |error| copy_error(error, &unless, source);
+        let storage_class = kept_class(meta.storage_class);
         let etag = if meta.size > self.bucket.traits().max_copy_bytes {
             self.copy_in_parts(source, meta, target, (attributes, condition)).await?
         } else {
@@ -42,11 +43,17 @@ impl WriteEngine {
                 source_if_match: meta.etag.clone(),
                 target: target.clone(),
                 attributes,
+                storage_class,
                 condition,
             };
             self.bucket.copy(request).await.map_err(failed)?.etag
         };
-        Ok(ObjectMeta { etag: etag.or(meta.etag.clone()), ..meta.clone() })
+        let storage_class = match (self.config.storage_class, storage_class) {
+            (StorageClass::Standard, Some(kept)) => kept,
+            (StorageClass::Standard, None) if !meta.storage_class.is_archive() => meta.storage_class,
+            (settings, _) => settings,
+        };
+        Ok(ObjectMeta { etag: etag.or(meta.etag.clone()), storage_class, ..meta.clone() })
     }
 
     /// Puts `ours` into the metadata of the object `key`, which is of the version `meta`; returns what it is then. Costs a HEAD and a copy of the
@@ -119,8 +126,9 @@ impl WriteEngine {
                 self.moved_attributes(&head, source, target)
             }
         };
-        let upload = self.bucket.create_upload(CreateUpload { key: target.clone(), attributes }).await;
-        let upload = upload.map_err(failed)?;
+        let storage_class = kept_class(meta.storage_class);
+        let request = CreateUpload { key: target.clone(), attributes, storage_class };
+        let upload = self.bucket.create_upload(request).await.map_err(failed)?;
         let copied = self.copy_parts(source, meta, target, &upload).await;
         let done = match copied {
             Ok(parts) => {
@@ -160,6 +168,16 @@ impl WriteEngine {
             copied.map_err(|error| Error::from_store("rename", error).with_name(source.as_str()))
         };
         stream::iter(starts.enumerate()).map(copy).buffered(COPY_PARTS_AT_ONCE).try_collect().await
+    }
+}
+
+/// The tier that a copy of an object of this one is to be in, if that must be said. What lies in an archive is copied from what was restored of it,
+/// and would have to be restored again: its copy is where the store puts new objects. Some servers have tiers of their own and take no name of them.
+fn kept_class(class: StorageClass) -> Option<StorageClass> {
+    use StorageClass::{GlacierIr, IntelligentTiering, OnezoneIa, ReducedRedundancy, StandardIa};
+    match class {
+        ReducedRedundancy | StandardIa | OnezoneIa | IntelligentTiering | GlacierIr => Some(class),
+        _ => None,
     }
 }
 

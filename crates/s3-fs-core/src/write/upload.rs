@@ -36,7 +36,7 @@ impl Upload {
         let create = || async {
             let carried = (draft.engine.carried_by)(draft.ino);
             let attributes = draft.object_attributes(&carried).await?;
-            let request = CreateUpload { key: self.key.clone(), attributes };
+            let request = CreateUpload { key: self.key.clone(), attributes, storage_class: None };
             self.carried.get_or_init(|| carried);
             let created = draft.engine.bucket.create_upload(request).await;
             created.map_err(|error| store_error(&self.key, error))
@@ -249,6 +249,7 @@ impl Draft {
             source_if_match: written.etag.clone(),
             target: key.clone(),
             attributes: Some(self.object_attributes(&carried).await?),
+            storage_class: None,
             condition: WriteCondition::Any,
         };
         self.engine.bucket.copy(request).await.map_err(|error| store_error(key, error))

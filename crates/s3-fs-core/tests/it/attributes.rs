@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluicefs_core::{
-    Attributes, Entry, ErrorKind, FileSystem, FsConfig, InodeNo, OnConflict, SetAttr, WriteConfig,
+    Attributes, Entry, ErrorKind, FileSystem, FsConfig, InodeNo, OnConflict, Replace, SetAttr, WriteConfig,
 };
+use sluicefs_s3_client::StorageClass;
 use sluicefs_s3_client::testing::memory::Content;
 use sluicefs_s3_client::testing::{Fault, FaultBucket, MemoryBucket, Operation, Rule};
 
@@ -102,4 +103,30 @@ async fn what_others_wrote_before_is_looked_at_again() {
     // The kernel does this by itself.
     assert_eq!(rig.look("f").await.attr.size, 6);
     assert_eq!(rig.set("f", mode(0o600)).await.unwrap().attr.mode, 0o600);
+}
+
+#[tokio::test]
+async fn copies_stay_in_the_tier_of_their_source() {
+    use StorageClass::{Glacier, GlacierIr, IntelligentTiering, Standard, StandardIa};
+    for (class, len, expected) in [
+        (GlacierIr, 1, GlacierIr),
+        (StandardIa, MAX_COPY_BYTES + 1, StandardIa),
+        (IntelligentTiering, 1, IntelligentTiering),
+        (Glacier, 1, Standard),
+    ] {
+        let rig = Rig::new(&store());
+        rig.store.put_with("f", Content::Pattern { seed: 1, len }, |head| {
+            (head.meta.storage_class, head.restored) = (class, true);
+        });
+        let ino = rig.set("f", mode(0o600)).await.unwrap().attr.ino;
+        let root = InodeNo::ROOT;
+        for key in ["f", "g"] {
+            assert_eq!(rig.store.object(key).unwrap().head.meta.storage_class, expected, "{key}");
+            let shown = rig.fs.xattr(ino, "user.s3.storage_class").await.unwrap();
+            assert_eq!(shown, expected.as_str().as_bytes());
+            if key == "f" {
+                rig.fs.rename((root, "f"), (root, "g"), Replace::Allowed).await.unwrap();
+            }
+        }
+    }
 }

@@ -16,7 +16,7 @@ fn put(name: &str, text: &'static str) -> PutRequest {
 }
 
 fn create(name: &str) -> CreateUpload {
-    CreateUpload { key: key(name), attributes: ObjectAttributes::default() }
+    CreateUpload { key: key(name), attributes: ObjectAttributes::default(), storage_class: None }
 }
 
 fn part(name: &str, upload: &UploadId, number: u16, text: &'static str) -> UploadPart {
@@ -210,6 +210,7 @@ async fn a_copy_is_a_file_of_its_own() {
         source_if_match: None,
         target: key("d/b"),
         attributes: None,
+        storage_class: None,
         condition: WriteCondition::Any,
     };
     bucket.copy(request).await.unwrap();
@@ -229,6 +230,7 @@ async fn attributes_that_are_not_kept_cannot_be_changed() {
             source_if_match: None,
             target: key("a"),
             attributes,
+            storage_class: None,
             condition: WriteCondition::Any,
         };
         assert_eq!(bucket.copy(request).await.unwrap_err().kind(), expected);

@@ -63,7 +63,10 @@ impl State {
 }
 
 async fn create(bucket: &dyn Bucket, name: &str) -> UploadId {
-    bucket.create_upload(CreateUpload { key: key(name), attributes: Default::default() }).await.unwrap()
+    bucket
+        .create_upload(CreateUpload { key: key(name), attributes: Default::default(), storage_class: None })
+        .await
+        .unwrap()
 }
 
 #[tokio::test]

@@ -50,7 +50,8 @@ impl World {
 
     /// An upload of `k` with two parts.
     async fn uploaded(&self) -> CompleteUpload {
-        let create = CreateUpload { key: key(), attributes: ObjectAttributes::default() };
+        let create =
+            CreateUpload { key: key(), attributes: ObjectAttributes::default(), storage_class: None };
         let upload = self.bucket.create_upload(create).await.unwrap();
         let mut parts = Vec::new();
         for (number, text) in [(1, "some "), (2, "text")] {
@@ -76,7 +77,14 @@ fn put(text: &'static str, condition: WriteCondition) -> PutRequest {
 
 fn copy(condition: WriteCondition) -> CopyRequest {
     let target = ObjectKey::new("copy").unwrap();
-    CopyRequest { source: key(), source_if_match: None, target, attributes: None, condition }
+    CopyRequest {
+        source: key(),
+        source_if_match: None,
+        target,
+        attributes: None,
+        storage_class: None,
+        condition,
+    }
 }
 
 fn once(operation: Operation, fault: Fault) -> Rule<Fault> {
@@ -187,7 +195,7 @@ async fn what_can_be_done_twice_is_done_twice() {
     let rules = [AbortUpload, Copy, Part, Create, Delete, DeleteMany].map(|o| once(o, Fault::AnswerLost));
     let w = world(ETags::Md5, rules);
     w.memory().put("k", "0123456789");
-    let create = CreateUpload { key: key(), attributes: ObjectAttributes::default() };
+    let create = CreateUpload { key: key(), attributes: ObjectAttributes::default(), storage_class: None };
     let upload = w.bucket.create_upload(create).await.unwrap();
     let copied = CopyPart {
         key: key(),

@@ -133,7 +133,7 @@ async fn keeps_attributes<F: AsyncFn(Objects) -> Subject>(make: &F, skips: &[Ski
     let second = attributes("text/x-second", &[("uid", "1000")], &[("content-language", "de")]);
     ok("put", bucket.put(PutRequest { attributes: first.clone(), ..put("k", text("text")) }).await);
     has_attributes(&*bucket, "k", &first).await;
-    let create = CreateUpload { key: key("parts"), attributes: first.clone() };
+    let create = CreateUpload { key: key("parts"), attributes: first.clone(), storage_class: None };
     let upload = ok("create", bucket.create_upload(create).await);
     let part = ok("part", send(&*bucket, "parts", &upload, 1, text("text")).await);
     ok("complete", complete(&*bucket, "parts", &upload, vec![part]).await);
@@ -214,7 +214,8 @@ async fn keeps_write_conditions<F: AsyncFn(Objects) -> Subject>(make: &F, skips:
 }
 
 async fn begin(bucket: &dyn Bucket, name: &str) -> UploadId {
-    let create = CreateUpload { key: key(name), attributes: ObjectAttributes::default() };
+    let create =
+        CreateUpload { key: key(name), attributes: ObjectAttributes::default(), storage_class: None };
     ok(&format!("create upload {name}"), bucket.create_upload(create).await)
 }
 
@@ -407,6 +408,7 @@ fn copy(source: &str, target: &str) -> CopyRequest {
         source_if_match: None,
         target: key(target),
         attributes: None,
+        storage_class: None,
         condition: WriteCondition::Any,
     }
 }

@@ -9,8 +9,9 @@ use parking_lot::Mutex;
 use super::{Content, DEFAULT_CONTENT_TYPE, ETags, MemoryBucket, StoredObject, now};
 use crate::bucket::{
     CompleteUpload, CopyPart, CopyRequest, CreateUpload, MAX_DELETE_KEYS, MAX_OBJECT_BYTES, MAX_PART_BYTES,
-    MAX_PARTS, MAX_PUT_BYTES, ObjectAttributes, Part, Payload, PutRequest, RenameRequest, Timestamp,
-    UploadId, UploadMarker, UploadMeta, UploadPage, UploadPart, WriteCondition, Written, unsupported,
+    MAX_PARTS, MAX_PUT_BYTES, ObjectAttributes, Part, Payload, PutRequest, RenameRequest, StorageClass,
+    Timestamp, UploadId, UploadMarker, UploadMeta, UploadPage, UploadPart, WriteCondition, Written,
+    unsupported,
 };
 use crate::checksum::{Checksum, ChecksumAlgorithm, multipart_etag};
 use crate::error::{Error, ErrorKind, Result};
@@ -31,6 +32,7 @@ pub(super) struct Uploads {
 #[derive(Debug)]
 struct Upload {
     attributes: ObjectAttributes,
+    storage_class: StorageClass,
     initiated: Timestamp,
     parts: BTreeMap<u16, StoredPart>,
 }
@@ -47,8 +49,10 @@ impl Uploads {
     pub(super) fn create(&self, request: CreateUpload) -> UploadId {
         let number = self.begun.fetch_add(1, Ordering::Relaxed);
         let id = UploadId::new(format!("upload-{number:08}"));
-        let upload = Upload { attributes: request.attributes, initiated: now(), parts: BTreeMap::new() };
-        self.open.lock().insert((request.key, id.clone()), upload);
+        let CreateUpload { key, attributes, storage_class } = request;
+        let storage_class = storage_class.unwrap_or_default();
+        let upload = Upload { attributes, storage_class, initiated: now(), parts: BTreeMap::new() };
+        self.open.lock().insert((key, id.clone()), upload);
         id
     }
 
@@ -169,6 +173,7 @@ impl MemoryBucket {
             .flatten();
         let mut object = StoredObject::new(content, etag.clone());
         object.head.meta.last_modified = upload.initiated;
+        object.head.meta.storage_class = upload.storage_class;
         object.set_attributes(upload.attributes.clone());
         object.crc64nvme = checksum.map(|sum| sum.to_string());
         objects.insert(key.clone(), object);
@@ -187,7 +192,7 @@ impl MemoryBucket {
 
     pub(super) async fn copy_object(&self, request: CopyRequest) -> Result<Written> {
         const OPERATION: &str = "copy";
-        let CopyRequest { source, source_if_match, target, attributes, condition } = request;
+        let CopyRequest { source, source_if_match, target, attributes, storage_class, condition } = request;
         self.check_traits(OPERATION, &target, &condition)?;
         let mut stored = self.source(OPERATION, &source, source_if_match.as_ref())?;
         if stored.content.len() > self.traits.max_copy_bytes {
@@ -199,6 +204,7 @@ impl MemoryBucket {
         let etag = self.etag(&stored.content);
         stored.head.meta.etag = Some(etag.clone());
         stored.head.meta.last_modified = now();
+        stored.head.meta.storage_class = storage_class.unwrap_or_default();
         if let Some(attributes) = attributes {
             stored.set_attributes(attributes);
         }
