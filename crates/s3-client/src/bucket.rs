@@ -19,10 +19,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::{ByteRange, ContinuationToken, ETag, KeyPrefix, ObjectKey};
 
 pub use write::{
-    CompleteUpload, CopyPart, CopyRequest, CreateUpload, MAX_COPY_BYTES, MAX_DELETE_KEYS, MAX_OBJECT_BYTES,
-    MAX_PART_BYTES, MAX_PARTS, MAX_PUT_BYTES, MIN_PART_BYTES, ObjectAttributes, Part, Payload, Progress,
-    PutRequest, RenameRequest, UploadId, UploadMarker, UploadMeta, UploadPage, UploadPart, WriteCondition,
-    Written,
+    CompleteUpload, CopyPart, CopyRequest, CreateUpload, MAX_COPY_BYTES, MAX_DELETE_KEYS, MAX_METADATA_BYTES,
+    MAX_OBJECT_BYTES, MAX_PART_BYTES, MAX_PARTS, MAX_PUT_BYTES, MIN_PART_BYTES, ObjectAttributes, Part,
+    Payload, Progress, PutRequest, RenameRequest, UploadId, UploadMarker, UploadMeta, UploadPage, UploadPart,
+    WriteCondition, Written,
 };
 
 /// The most keys and prefixes one listing page may hold (ListObjectsV2, `MaxKeys`).

@@ -22,7 +22,7 @@ mod status;
 mod upload;
 mod writers;
 
-pub(crate) use copy::copy_error;
+pub(crate) use copy::{copy_error, fitted};
 pub(crate) use draft::{Draft, LosingName, Paused};
 pub(crate) use engine::{DirectoryMove, WriteEngine};
 pub use lost::LostFile;

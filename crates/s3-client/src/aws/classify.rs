@@ -158,6 +158,7 @@ const KIND_BY_CODE: &[(&str, ErrorKind)] = &[
     ("RequestTimeout", ErrorKind::Transient),
     ("InvalidObjectState", ErrorKind::Archived),
     ("EntityTooLarge", ErrorKind::TooLarge),
+    ("MetadataTooLarge", ErrorKind::NoSpace),
     ("QuotaExceeded", ErrorKind::NoSpace),
     ("XMinioAdminBucketQuotaExceeded", ErrorKind::NoSpace),
     ("XMinioStorageFull", ErrorKind::NoSpace),

@@ -25,6 +25,8 @@ pub const MAX_OBJECT_BYTES: u64 = 5 << 40;
 pub const MAX_PUT_BYTES: u64 = 5 << 30;
 /// The largest object that one CopyObject may copy (API reference, CopyObject).
 pub const MAX_COPY_BYTES: u64 = 5 << 30;
+/// The most that user metadata of an object may have, names and values together (Amazon S3 User Guide, "Working with object metadata").
+pub const MAX_METADATA_BYTES: usize = 2048;
 /// The most keys that one DeleteObjects may name (API reference, DeleteObjects).
 pub const MAX_DELETE_KEYS: usize = 1000;
 

@@ -251,6 +251,7 @@ impl Bucket for MemoryBucket {
     }
 
     async fn create_upload(&self, request: CreateUpload) -> Result<UploadId> {
+        self.check_metadata("create upload", &request.key, &request.attributes)?;
         Ok(self.uploads.create(request))
     }
 

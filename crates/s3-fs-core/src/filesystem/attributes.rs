@@ -16,6 +16,7 @@ use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::inode::stored::{self, Metadata, XattrMap};
 use crate::inode::{GivenAttr, Remote};
+use crate::write::fitted;
 use crate::xattr;
 
 /// Changes of the attributes of one file come one after the other; so many groups of files do not wait for each other.
@@ -206,10 +207,6 @@ impl FileSystem {
         let _turn = self.turns[(ino.0 % TURNS as u64) as usize].lock().await;
         let known = self.tree.table.known(OPERATION, ino)?;
         let metadata = self.tree.metadata_of(ino);
-        if !stored::fits(&metadata) {
-            let full = Error::new(ErrorKind::NoSpace, OPERATION).with_name(&known.name);
-            return Err(full.because("an object has at most 2 KiB of metadata"));
-        }
         if known.is_replaced {
             // It has no name any more, so it is no object.
             return Ok(());
@@ -217,8 +214,10 @@ impl FileSystem {
         let Some(meta) = known.meta else { return self.describe_directory(ino).await };
         let (key, _stays) = self.stay(|| self.tree.key(OPERATION, ino)).await?;
         let draft = self.writers.draft(ino);
-        if draft.as_ref().is_some_and(|draft| draft.is_changed()) {
-            return Ok(());
+        if let Some(draft) = draft.as_ref().filter(|draft| draft.is_changed()) {
+            // What the object will not take is said now.
+            let stored = draft.stored_attributes().await?;
+            return fitted(&key, &stored.user_metadata, metadata).map(drop);
         }
         let paused = match &draft {
             Some(draft) => Some(draft.pause().await),
@@ -249,7 +248,7 @@ impl FileSystem {
         let marker = || self.marker(OPERATION, &self.tree.table.directory(OPERATION, ino)?);
         let (marker, _stays) = self.stay(marker).await?;
         let failed = |error| Error::from_store(OPERATION, error).with_name(marker.as_str());
-        let (attributes, meta) = match self.bucket.head(&marker).await {
+        let (mut attributes, meta) = match self.bucket.head(&marker).await {
             Ok(head) => (head.attributes(), Some(head.meta)),
             Err(error) if error.kind() == s3::ErrorKind::NotFound => {
                 (self.writes.directory_attributes(), None)
@@ -260,7 +259,7 @@ impl FileSystem {
         match meta.filter(|meta| meta.size > 0) {
             Some(meta) => drop(self.writes.describe(&marker, &meta, ours).await?),
             None => {
-                let attributes = with_metadata(attributes, ours);
+                attributes.user_metadata = fitted(&marker, &attributes.user_metadata, ours)?;
                 let body = Payload::default();
                 let request =
                     PutRequest { key: marker.clone(), body, attributes, condition: WriteCondition::Any };

@@ -15,15 +15,13 @@
 mod xattrs;
 
 use sluicefs_s3_client::Timestamp;
+use sluicefs_s3_client::bucket::MAX_METADATA_BYTES;
 
 use super::GivenAttr;
 use crate::attr::{Attr, FileKind};
 use crate::config::Attributes;
 
 pub(crate) use xattrs::XattrMap;
-
-/// The most that user metadata of an object may have, names and values together (Amazon S3 User Guide, "Working with object metadata").
-const MAX_METADATA_BYTES: usize = 2048;
 
 /// Metadata of an object, by name without `x-amz-meta-`.
 pub(crate) type Metadata = Vec<(String, String)>;
@@ -119,16 +117,33 @@ pub(crate) fn replace(mut all: Metadata, ours: Metadata) -> Metadata {
     all
 }
 
-/// Whether the metadata `all` of an object say what `ours` do, and nothing else of the kind.
-pub(crate) fn has(all: &Metadata, ours: &Metadata) -> bool {
-    let said = all.iter().filter(|(name, _)| OURS.contains(&name.as_str()));
-    said.clone().count() == ours.len() && said.into_iter().all(|pair| ours.contains(pair))
+/// Whether both say the same of an object as a file.
+pub(crate) fn say_the_same(one: &Metadata, other: &Metadata) -> bool {
+    OURS.iter().all(|name| {
+        let find = |all: &Metadata| all.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+        find(one) == find(other)
+    })
 }
 
-/// Whether a store takes so much.
-pub(crate) fn fits(metadata: &Metadata) -> bool {
-    metadata.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() <= MAX_METADATA_BYTES
+/// The same as far as a store takes so much: the times that programs miss least are left out first. `None` if it does not take the rest.
+pub(crate) fn fitted(all: &Metadata, mut ours: Metadata) -> Option<Metadata> {
+    let fits = |metadata: &Metadata| {
+        metadata.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() <= MAX_METADATA_BYTES
+    };
+    if ours.is_empty() {
+        return Some(all.clone());
+    }
+    for least in LEAST_MISSED {
+        let whole = replace(all.clone(), ours.clone());
+        if fits(&whole) {
+            return Some(whole);
+        }
+        ours.retain(|(name, _)| name != least);
+    }
+    Some(replace(all.clone(), ours)).filter(fits)
 }
+
+const LEAST_MISSED: [&str; 2] = ["atime", "ctime"];
 
 const OURS: [&str; 8] = ["mode", "uid", "gid", "atime", "mtime", "ctime", "rdev", "xattr"];
 
@@ -225,7 +240,21 @@ mod tests {
         let merged = replace(all.clone(), metadata(&[("mode", "2")]));
         assert_eq!(merged, metadata(&[("author", "me"), ("mode", "2")]));
         assert_eq!(replace(all.clone(), Vec::new()), all);
-        assert!(fits(&metadata(&[("name", &"x".repeat(2044))])));
-        assert!(!fits(&metadata(&[("name", &"x".repeat(2045))])));
+        let fitted = |len: usize, ours: &[(&str, &str)]| {
+            let all = metadata(&[("name", &"x".repeat(len)), ("mode", "1")]);
+            let fitted = fitted(&all, metadata(ours))?;
+            Some(fitted.iter().skip(1).map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(" "))
+        };
+        let ours = [("mode", "1"), ("atime", "1"), ("ctime", "1")];
+        for (len, expected) in [
+            (2027, Some("mode atime ctime")),
+            (2028, Some("mode ctime")),
+            (2033, Some("mode ctime")),
+            (2034, Some("mode")),
+            (2039, Some("mode")),
+            (2040, None),
+        ] {
+            assert_eq!(fitted(len, &ours).as_deref(), expected, "{len}");
+        }
     }
 }

@@ -60,7 +60,7 @@ impl WriteEngine {
     /// object onto itself.
     ///
     /// # Errors
-    /// `Stale` if it is another version, unless the settings let that be replaced; as a HEAD and a copy.
+    /// `Stale` if it is another version, unless the settings let that be replaced; `NoSpace` if it takes no more metadata; as a HEAD and a copy.
     pub(crate) async fn describe(
         &self,
         key: &ObjectKey,
@@ -71,13 +71,14 @@ impl WriteEngine {
         let before = self.bucket.head_with_checksum(key).await.map_err(failed)?;
         let meta = ObjectMeta { etag: meta.etag.clone().or(before.0.meta.etag.clone()), ..meta.clone() };
         let mut attributes = before.0.attributes();
-        attributes.user_metadata = stored::replace(attributes.user_metadata, ours.clone());
+        attributes.user_metadata = fitted(key, &attributes.user_metadata, ours)?;
+        let metadata = attributes.user_metadata.clone();
         let condition = self.unless_replaced(&meta);
         match self.copy_object(key, &meta, key, (Some(attributes), condition)).await {
             Err(error) if error.kind() == ErrorKind::Stale => {
                 // A copy whose answer was lost may have another ETag, so that the next attempt finds another version.
                 let now = self.bucket.head_with_checksum(key).await.map_err(failed)?;
-                let is_ours = stored::has(&now.0.user_metadata, &ours);
+                let is_ours = stored::say_the_same(&now.0.user_metadata, &metadata);
                 if is_ours && likeness(&before, &now) != Likeness::Different {
                     return Ok(ObjectMeta { etag: now.0.meta.etag, ..meta });
                 }
@@ -169,6 +170,17 @@ impl WriteEngine {
         };
         stream::iter(starts.enumerate()).map(copy).buffered(COPY_PARTS_AT_ONCE).try_collect().await
     }
+}
+
+/// The metadata `all` of the object `key` with `ours` in place of what said the same before.
+///
+/// # Errors
+/// `NoSpace` if the store does not take so much.
+pub(crate) fn fitted(key: &ObjectKey, all: &Metadata, ours: Metadata) -> Result<Metadata> {
+    stored::fitted(all, ours).ok_or_else(|| {
+        let full = Error::new(ErrorKind::NoSpace, "setattr").with_name(key.as_str());
+        full.because("an object has at most 2 KiB of metadata")
+    })
 }
 
 /// The tier that a copy of an object of this one is to be in, if that must be said. What lies in an archive is copied from what was restored of it,

@@ -102,11 +102,18 @@ impl Draft {
     /// What is stored with the object besides its bytes: what the old one has, if this is a change of it, else what its name says.
     async fn object_attributes(&self, carried: &Carried) -> Result<ObjectAttributes> {
         let mut attributes = self.stored_attributes().await?;
-        attributes.user_metadata = stored::replace(attributes.user_metadata, carried.metadata.clone());
+        match stored::fitted(&attributes.user_metadata, carried.metadata.clone()) {
+            Some(metadata) => attributes.user_metadata = metadata,
+            // What programs gave it and does not fit was refused then. The bytes are worth more than the rest.
+            None => {
+                tracing::warn!(key = %self.key(), "mode, owner and times of a file are not stored with it: its other metadata leave no room for them");
+            }
+        }
         Ok(attributes)
     }
 
-    async fn stored_attributes(&self) -> Result<ObjectAttributes> {
+    /// What is stored with the object that it is a change of, or what its name says.
+    pub(crate) async fn stored_attributes(&self) -> Result<ObjectAttributes> {
         if let Some(known) = self.attributes.lock().clone() {
             return Ok(known);
         }

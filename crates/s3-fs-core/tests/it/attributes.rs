@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluicefs_core::{
-    Attributes, Entry, ErrorKind, FileSystem, FsConfig, InodeNo, OnConflict, Replace, SetAttr, WriteConfig,
+    Attributes, Entry, ErrorKind, Existing, FileSystem, FsConfig, InodeNo, OnConflict, Replace, SetAttr,
+    WriteConfig, XattrMode,
 };
 use sluicefs_s3_client::StorageClass;
 use sluicefs_s3_client::testing::memory::Content;
@@ -57,6 +58,11 @@ impl Rig {
     async fn set(&self, path: &str, set: SetAttr) -> Result<Entry, ErrorKind> {
         let ino = self.look(path).await.attr.ino;
         self.fs.set_attr(ino, set).await.map_err(|error| error.kind())
+    }
+
+    fn text(&self, key: &str) -> String {
+        let content = self.store.object(key).unwrap().content;
+        String::from_utf8(content.pieces().collect::<Vec<_>>().concat()).unwrap()
     }
 
     fn size(&self, key: &str) -> u64 {
@@ -128,5 +134,35 @@ async fn copies_stay_in_the_tier_of_their_source() {
                 rig.fs.rename((root, "f"), (root, "g"), Replace::Allowed).await.unwrap();
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn metadata_of_others_count_and_times_give_way_to_them() {
+    let metadata = |rig: &Rig, name: &str| {
+        let metadata = rig.store.object("f").unwrap().head.user_metadata;
+        metadata.into_iter().find(|(key, _)| key == name).map(|(_, value)| value)
+    };
+    for (others, fits) in [(1960, true), (2040, false)] {
+        let rig = Rig::new(&store());
+        rig.store.put_with("f", "old", |head| {
+            head.user_metadata = vec![("other".to_owned(), "x".repeat(others - 5))];
+        });
+        let ino = rig.look("f").await.attr.ino;
+        let expected = if fits { Ok(0o600) } else { Err(ErrorKind::NoSpace) };
+        let changed = rig.set("f", mode(0o600)).await.map(|entry| entry.attr.mode);
+        assert_eq!(changed, expected, "an object");
+        let opened = rig.fs.open_for_writing(ino, Existing::Keep).await.unwrap().handle;
+        rig.fs.write(opened, 0, b"new").await.unwrap();
+        let changed = rig.set("f", mode(0o600)).await.map(|entry| entry.attr.mode);
+        assert_eq!(changed, expected, "a file that is written");
+        // It can be written whatever it takes.
+        rig.fs.flush(opened).await.unwrap();
+        assert_eq!(rig.text("f"), "new");
+        assert_eq!(metadata(&rig, "mode").is_some(), fits);
+        assert_eq!(metadata(&rig, "atime"), None);
+        assert_eq!(metadata(&rig, "other").unwrap().len(), others - 5);
+        let large = rig.fs.set_xattr(ino, "user.a", &[b'x'; 100], XattrMode::Any).await;
+        assert_eq!(large.unwrap_err().kind(), ErrorKind::NoSpace);
     }
 }

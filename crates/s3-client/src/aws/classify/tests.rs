@@ -38,6 +38,7 @@ fn codes_decide_before_the_status() {
         (400, "RequestTimeout", ErrorKind::Transient),
         (400, "InvalidArgument", ErrorKind::Invalid),
         (400, "SomethingNew", ErrorKind::Invalid),
+        (400, "MetadataTooLarge", ErrorKind::NoSpace),
         (412, "PreconditionFailed", ErrorKind::PreconditionFailed),
         (416, "InvalidRange", ErrorKind::Invalid),
         (429, "TooManyRequests", ErrorKind::Throttled),

@@ -8,10 +8,10 @@ use parking_lot::Mutex;
 
 use super::{Content, DEFAULT_CONTENT_TYPE, ETags, MemoryBucket, StoredObject, now};
 use crate::bucket::{
-    CompleteUpload, CopyPart, CopyRequest, CreateUpload, MAX_DELETE_KEYS, MAX_OBJECT_BYTES, MAX_PART_BYTES,
-    MAX_PARTS, MAX_PUT_BYTES, ObjectAttributes, Part, Payload, PutRequest, RenameRequest, StorageClass,
-    Timestamp, UploadId, UploadMarker, UploadMeta, UploadPage, UploadPart, WriteCondition, Written,
-    unsupported,
+    CompleteUpload, CopyPart, CopyRequest, CreateUpload, MAX_DELETE_KEYS, MAX_METADATA_BYTES,
+    MAX_OBJECT_BYTES, MAX_PART_BYTES, MAX_PARTS, MAX_PUT_BYTES, ObjectAttributes, Part, Payload, PutRequest,
+    RenameRequest, StorageClass, Timestamp, UploadId, UploadMarker, UploadMeta, UploadPage, UploadPart,
+    WriteCondition, Written, unsupported,
 };
 use crate::checksum::{Checksum, ChecksumAlgorithm, multipart_etag};
 use crate::error::{Error, ErrorKind, Result};
@@ -104,6 +104,7 @@ impl MemoryBucket {
             return Err(self.too_large("put", &key));
         }
         self.check_traits("put", &key, &condition)?;
+        self.check_metadata("put", &key, &attributes)?;
         let (content, checksum) = received(&body);
         let etag = self.etag(&content);
         let mut stored = StoredObject::new(content, etag.clone());
@@ -198,8 +199,10 @@ impl MemoryBucket {
         if stored.content.len() > self.traits.max_copy_bytes {
             return Err(self.too_large(OPERATION, &target));
         }
-        if source == target && attributes.is_none() {
-            return Err(self.invalid(OPERATION, &target, "InvalidRequest"));
+        match &attributes {
+            None if source == target => return Err(self.invalid(OPERATION, &target, "InvalidRequest")),
+            None => {}
+            Some(attributes) => self.check_metadata(OPERATION, &target, attributes)?,
         }
         let etag = self.etag(&stored.content);
         stored.head.meta.etag = Some(etag.clone());
@@ -305,6 +308,22 @@ impl MemoryBucket {
             return Ok(());
         }
         Err(unsupported(&self.identity, operation, key.as_str()))
+    }
+
+    pub(super) fn check_metadata(
+        &self,
+        operation: &'static str,
+        key: &ObjectKey,
+        attributes: &ObjectAttributes,
+    ) -> Result<()> {
+        let lengths = attributes.user_metadata.iter().map(|(name, value)| name.len() + value.len());
+        match lengths.sum::<usize>() <= MAX_METADATA_BYTES {
+            true => Ok(()),
+            false => Err(self
+                .error(ErrorKind::NoSpace, operation, key)
+                .with_status(400)
+                .with_code("MetadataTooLarge")),
+        }
     }
 
     fn check(
