@@ -409,13 +409,16 @@ impl Draft {
                 // First, so that whoever finds nothing unsent here reads the new version. Not under the lock of the state, which the
                 // table takes inside of its own.
                 self.engine.committed(self.ino, meta.clone());
-                let mut state = self.state.lock();
-                state.content.committed();
-                self.engine.drop_file(state.on_disk.take());
-                state.base = Some(Base::new(&self.engine, &state.key, &meta));
-                (state.changed, state.failed, state.upload) = (false, None, None);
-                (state.must_be_new, state.created) = (false, false);
-                Ok(())
+                let upload = {
+                    let mut state = self.state.lock();
+                    state.content.committed();
+                    self.engine.drop_file(state.on_disk.take());
+                    state.base = Some(Base::new(&self.engine, &state.key, &meta));
+                    (state.changed, state.failed) = (false, None);
+                    (state.must_be_new, state.created) = (false, false);
+                    state.upload.take()
+                };
+                self.describe_anew(upload, &meta).await
             }
             Err(error) => {
                 self.state.lock().failed = Some(error.clone());

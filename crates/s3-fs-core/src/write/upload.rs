@@ -3,10 +3,9 @@
 use std::sync::{Arc, OnceLock};
 
 use futures::{StreamExt, TryStreamExt, stream};
-use sluicefs_s3_client::bucket::MAX_COPY_BYTES;
 use sluicefs_s3_client::{
-    self as s3, ByteRange, CompleteUpload, CopyPart, CopyRequest, CreateUpload, Fingerprint,
-    ObjectAttributes, ObjectKey, Part, Payload, PutRequest, UploadId, UploadPart, WriteCondition, Written,
+    self as s3, ByteRange, CompleteUpload, CopyPart, CreateUpload, Fingerprint, ObjectAttributes, ObjectKey,
+    ObjectMeta, Part, Payload, PutRequest, UploadId, UploadPart, WriteCondition, Written,
 };
 use tokio::sync::{OnceCell, Semaphore};
 
@@ -233,33 +232,31 @@ impl Draft {
         self.parts_ended().await;
         let key = upload.key.clone();
         let request = CompleteUpload { key, upload: id, parts: parts.clone(), condition: condition.clone() };
-        let written = self.engine.bucket.complete_upload(request).await.map_err(|error| {
+        self.engine.bucket.complete_upload(request).await.map_err(|error| {
             self.doubt(&error, &condition, || Fingerprint::of_parts(&parts));
             store_error(&upload.key, error)
-        })?;
-        self.describe_anew(&upload, written).await
+        })
     }
 
-    /// What the file was given after its upload was begun is not in that: the object is copied onto itself with it.
-    async fn describe_anew(&self, upload: &Upload, written: Written) -> Result<Written> {
+    /// What the file was given after `upload` was begun is not in the object `meta` that it became: that is copied onto itself with it.
+    ///
+    /// # Errors
+    /// As a HEAD and a copy. What was written is durable all the same.
+    pub(super) async fn describe_anew(&self, upload: Option<Arc<Upload>>, meta: &ObjectMeta) -> Result<()> {
         let carried = (self.engine.carried_by)(self.ino);
-        if !upload.carried.get().is_some_and(|earlier| carried.differs_from(earlier)) {
-            return Ok(written);
+        let is_more = |earlier: &Carried| carried.differs_from(earlier);
+        if !upload.is_some_and(|upload| upload.carried.get().is_some_and(is_more)) {
+            return Ok(());
         }
-        let key = &upload.key;
-        if self.state.lock().content.size() > MAX_COPY_BYTES {
-            tracing::warn!(%key, "attributes that a file of over 5 GiB was given while it was written are not stored with it: set them again");
-            return Ok(written);
-        }
-        let request = CopyRequest {
-            source: key.clone(),
-            source_if_match: written.etag.clone(),
-            target: key.clone(),
-            attributes: Some(self.object_attributes(&carried).await?),
-            storage_class: None,
-            condition: WriteCondition::Any,
+        let key = self.key();
+        let meta = match self.engine.describe(&key, meta, carried.metadata).await {
+            // Somebody replaced it just now, with attributes of their own.
+            Err(error) if matches!(error.kind(), ErrorKind::Stale | ErrorKind::NotFound) => return Ok(()),
+            described => described?,
         };
-        self.engine.bucket.copy(request).await.map_err(|error| store_error(key, error))
+        self.state.lock().base = Some(Base::new(&self.engine, &key, &meta));
+        self.engine.committed(self.ino, meta);
+        Ok(())
     }
 
     async fn make_part(

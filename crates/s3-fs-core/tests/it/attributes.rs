@@ -4,19 +4,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluicefs_core::{
-    Attributes, Entry, ErrorKind, Existing, FileSystem, FsConfig, InodeNo, OnConflict, Replace, SetAttr,
-    WriteConfig, XattrMode,
+    Attributes, Creation, Entry, ErrorKind, Existing, FileSystem, FsConfig, HandleId, InodeNo, NewAttr,
+    OnConflict, Replace, SetAttr, WriteConfig, XattrMode,
 };
-use sluicefs_s3_client::StorageClass;
 use sluicefs_s3_client::testing::memory::Content;
-use sluicefs_s3_client::testing::{Fault, FaultBucket, MemoryBucket, Operation, Rule};
+use sluicefs_s3_client::testing::{Fault, FaultBucket, MemoryBucket, Operation, Rule, When};
+use sluicefs_s3_client::{self as s3, ReliableBucket, RetryConfig, StorageClass};
 
 const MIB: u64 = 1 << 20;
 
 /// Larger objects are copied in parts.
 const MAX_COPY_BYTES: u64 = 8 * MIB;
 
+/// A file of this length is sent in parts.
+const LARGE_BYTES: u64 = 20 * MIB;
+
+/// `st_mode` of a file that only its owner reads and writes, as s3fs writes it.
+const PRIVATE: &str = "33152";
+
 const SECOND: Duration = Duration::from_secs(1);
+
+const NEW: NewAttr = NewAttr { mode: 0o644, uid: 0, gid: 0 };
 
 struct Rig {
     store: MemoryBucket,
@@ -45,6 +53,37 @@ impl Rig {
         let bucket = Arc::new(FaultBucket::new(store.clone()));
         let fs = FileSystem::new(Arc::clone(&bucket) as _, config).unwrap();
         Self { store: store.clone(), bucket, fs }
+    }
+
+    /// The same with a client that makes requests again.
+    fn patient(store: &MemoryBucket) -> Self {
+        let rig = Self::new(store);
+        let config = RetryConfig { jitter_seed: Some(1), ..RetryConfig::default() };
+        let reliable = ReliableBucket::new(Arc::clone(&rig.bucket) as _, config);
+        let fs = FileSystem::new(Arc::new(reliable), kept(Attributes::S3fs)).unwrap();
+        Self { fs, ..rig }
+    }
+
+    /// Begins a file of [`LARGE_BYTES`], of which parts were sent.
+    async fn large(&self, name: &str) -> (InodeNo, HandleId) {
+        let create = self.fs.create(InodeNo::ROOT, name, NEW, Creation::OrOpen(Existing::Truncate));
+        let (entry, opened) = create.await.unwrap();
+        for at in (0..LARGE_BYTES).step_by(MIB as usize) {
+            self.fs.write(opened.handle, at, &[7; MIB as usize]).await.unwrap();
+        }
+        while self.requests(Operation::UploadPart) == 0 {
+            tokio::time::sleep(SECOND / 100).await;
+        }
+        (entry.attr.ino, opened.handle)
+    }
+
+    fn requests(&self, operation: Operation) -> u64 {
+        self.bucket.requests().of(operation)
+    }
+
+    fn metadata(&self, key: &str, name: &str) -> Option<String> {
+        let metadata = self.store.object(key).unwrap().head.user_metadata;
+        metadata.into_iter().find(|(key, _)| key == name).map(|(_, value)| value)
     }
 
     async fn look(&self, path: &str) -> Entry {
@@ -139,10 +178,6 @@ async fn copies_stay_in_the_tier_of_their_source() {
 
 #[tokio::test]
 async fn metadata_of_others_count_and_times_give_way_to_them() {
-    let metadata = |rig: &Rig, name: &str| {
-        let metadata = rig.store.object("f").unwrap().head.user_metadata;
-        metadata.into_iter().find(|(key, _)| key == name).map(|(_, value)| value)
-    };
     for (others, fits) in [(1960, true), (2040, false)] {
         let rig = Rig::new(&store());
         rig.store.put_with("f", "old", |head| {
@@ -159,10 +194,60 @@ async fn metadata_of_others_count_and_times_give_way_to_them() {
         // It can be written whatever it takes.
         rig.fs.flush(opened).await.unwrap();
         assert_eq!(rig.text("f"), "new");
-        assert_eq!(metadata(&rig, "mode").is_some(), fits);
-        assert_eq!(metadata(&rig, "atime"), None);
-        assert_eq!(metadata(&rig, "other").unwrap().len(), others - 5);
+        assert_eq!(rig.metadata("f", "mode").is_some(), fits);
+        assert_eq!(rig.metadata("f", "atime"), None);
+        assert_eq!(rig.metadata("f", "other").unwrap().len(), others - 5);
         let large = rig.fs.set_xattr(ino, "user.a", &[b'x'; 100], XattrMode::Any).await;
         assert_eq!(large.unwrap_err().kind(), ErrorKind::NoSpace);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_file_was_given_while_it_was_written_is_stored_whatever_its_size() {
+    for max_copy_bytes in [MAX_COPY_BYTES, 2 * LARGE_BYTES] {
+        let rig = Rig::new(&store().with_traits(|traits| traits.max_copy_bytes = max_copy_bytes));
+        let (ino, handle) = rig.large("f").await;
+        rig.fs.set_attr(ino, mode(0o600)).await.unwrap();
+        rig.fs.flush(handle).await.unwrap();
+        assert_eq!(rig.metadata("f", "mode").as_deref(), Some(PRIVATE));
+        assert_eq!(rig.size("f"), LARGE_BYTES);
+        // It goes on from the object that it is now.
+        rig.fs.write(handle, 0, b"x").await.unwrap();
+        rig.fs.flush(handle).await.unwrap();
+        assert_eq!(rig.metadata("f", "mode").as_deref(), Some(PRIVATE));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_attributes_whose_answer_was_lost_is_known_as_done() {
+    let rig = Rig::patient(&store().with_traits(|traits| traits.max_copy_bytes = 2 * LARGE_BYTES));
+    let (ino, handle) = rig.large("f").await;
+    rig.fs.set_attr(ino, mode(0o600)).await.unwrap();
+    // The copy of what was made of parts has another ETag, so that the second attempt finds another version.
+    let lost = || Rule::new(Fault::AnswerLost).on(Operation::Copy).when(When::First(1));
+    rig.bucket.plan().add(lost());
+    rig.fs.flush(handle).await.unwrap();
+    assert_eq!(rig.requests(Operation::Copy), 2);
+    assert_eq!(rig.metadata("f", "mode").as_deref(), Some(PRIVATE));
+    rig.fs.write(handle, LARGE_BYTES, b"more").await.unwrap();
+    rig.fs.flush(handle).await.unwrap();
+    rig.fs.release(handle);
+    assert_eq!(rig.size("f"), LARGE_BYTES + 4);
+    rig.bucket.plan().add(lost());
+    assert_eq!(rig.set("f", mode(0o644)).await.unwrap().attr.mode, 0o644);
+    assert_eq!(rig.metadata("f", "mode").as_deref(), Some("33188"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_written_is_durable_where_its_attributes_cannot_be_stored() {
+    let rig = Rig::new(&store().with_traits(|traits| traits.max_copy_bytes = 2 * LARGE_BYTES));
+    let (ino, handle) = rig.large("f").await;
+    rig.fs.set_attr(ino, mode(0o600)).await.unwrap();
+    let refused = Fault::Fail(s3::Error::new(s3::ErrorKind::Forbidden, "test"));
+    rig.bucket.plan().add(Rule::new(refused).on(Operation::Copy));
+    assert_eq!(rig.fs.flush(handle).await.unwrap_err().kind(), ErrorKind::AccessDenied);
+    assert_eq!(rig.size("f"), LARGE_BYTES);
+    let sent = rig.requests(Operation::UploadPart);
+    rig.fs.flush(handle).await.unwrap();
+    assert_eq!(rig.requests(Operation::UploadPart), sent);
 }
