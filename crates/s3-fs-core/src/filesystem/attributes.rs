@@ -8,6 +8,7 @@ use std::sync::Arc;
 use sluicefs_s3_client::{
     self as s3, ObjectAttributes, ObjectMeta, Payload, PutRequest, StorageClass, WriteCondition,
 };
+use tokio::sync::MutexGuard;
 use tokio::time::Instant;
 
 use super::FileSystem;
@@ -204,25 +205,29 @@ impl FileSystem {
         if !self.tree.keeps_attributes() {
             return Ok(());
         }
-        let _turn = self.turns[(ino.0 % TURNS as u64) as usize].lock().await;
+        if self.tree.table.known(OPERATION, ino)?.meta.is_none() {
+            return self.describe_directory(ino).await;
+        }
+        // First, so that nobody waits for somebody who waits for a directory that moves.
+        let (key, _stays) = self.stay(|| self.tree.key(OPERATION, ino)).await?;
+        let _turn = self.turn(ino).await;
+        // An object that is just being made has what the file was given before that began.
+        let draft = self.writers.draft(ino);
+        let paused = match &draft {
+            Some(draft) => Some(draft.pause().await),
+            None => None,
+        };
         let known = self.tree.table.known(OPERATION, ino)?;
         let metadata = self.tree.metadata_of(ino);
-        if known.is_replaced {
+        let Some(meta) = known.meta.filter(|_| !known.is_replaced) else {
             // It has no name any more, so it is no object.
             return Ok(());
-        }
-        let Some(meta) = known.meta else { return self.describe_directory(ino).await };
-        let (key, _stays) = self.stay(|| self.tree.key(OPERATION, ino)).await?;
-        let draft = self.writers.draft(ino);
+        };
         if let Some(draft) = draft.as_ref().filter(|draft| draft.is_changed()) {
             // What the object will not take is said now.
             let stored = draft.stored_attributes().await?;
             return fitted(&key, &stored.user_metadata, metadata).map(drop);
         }
-        let paused = match &draft {
-            Some(draft) => Some(draft.pause().await),
-            None => None,
-        };
         let described = self.writes.describe(&key, &meta, metadata).await;
         let meta = described.inspect_err(|error| {
             if error.kind() == ErrorKind::Stale {
@@ -238,6 +243,11 @@ impl FileSystem {
         Ok(())
     }
 
+    /// Waits until no other attributes of `ino` are being stored, and keeps others from that.
+    async fn turn(&self, ino: InodeNo) -> MutexGuard<'_, ()> {
+        self.turns[(ino.0 % TURNS as u64) as usize].lock().await
+    }
+
     async fn describe_directory(&self, ino: InodeNo) -> Result<()> {
         const OPERATION: &str = "setattr";
         let prefix = self.tree.table.directory(OPERATION, ino)?;
@@ -247,6 +257,7 @@ impl FileSystem {
         }
         let marker = || self.marker(OPERATION, &self.tree.table.directory(OPERATION, ino)?);
         let (marker, _stays) = self.stay(marker).await?;
+        let _turn = self.turn(ino).await;
         let failed = |error| Error::from_store(OPERATION, error).with_name(marker.as_str());
         let (mut attributes, meta) = match self.bucket.head(&marker).await {
             Ok(head) => (head.attributes(), Some(head.meta)),

@@ -251,3 +251,54 @@ async fn what_was_written_is_durable_where_its_attributes_cannot_be_stored() {
     rig.fs.flush(handle).await.unwrap();
     assert_eq!(rig.requests(Operation::UploadPart), sent);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_file_is_given_while_its_object_is_made_is_stored_after_that() {
+    let rig = Rig::new(&store());
+    let create = rig.fs.create(InodeNo::ROOT, "f", NEW, Creation::OrOpen(Existing::Truncate));
+    let (entry, opened) = create.await.unwrap();
+    rig.fs.write(opened.handle, 0, b"text").await.unwrap();
+    rig.bucket.plan().add(Rule::new(Fault::Latency(SECOND)).on(Operation::Put));
+    let change = async {
+        tokio::time::sleep(SECOND / 2).await;
+        rig.fs.set_attr(entry.attr.ino, mode(0o600)).await?;
+        rig.fs.set_xattr(entry.attr.ino, "user.colour", b"blue", XattrMode::Any).await
+    };
+    let (flushed, changed) = tokio::join!(rig.fs.flush(opened.handle), change);
+    assert_eq!((flushed.is_ok(), changed.is_ok()), (true, true));
+    assert_eq!(rig.metadata("f", "mode").as_deref(), Some(PRIVATE));
+    assert!(rig.metadata("f", "xattr").is_some());
+    assert_eq!(rig.requests(Operation::Put), 1, "nothing was sent twice");
+    rig.fs.write(opened.handle, 4, b" more").await.unwrap();
+    rig.fs.flush(opened.handle).await.unwrap();
+    assert_eq!(rig.text("f"), "text more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_directory_that_moves_keeps_nobody_from_changing_attributes() {
+    let rig = Rig::new(&store());
+    // More than take turns, so that some share one.
+    let names: Vec<String> = (0..40).map(|n| format!("f{n}")).collect();
+    for name in names.iter().map(String::as_str).chain(["d/x"]) {
+        rig.store.put(name, "text");
+    }
+    rig.bucket.plan().add(Rule::new(Fault::Latency(SECOND)).on(Operation::Copy).key("e/x"));
+    let below = rig.look("d/x").await.attr.ino;
+    let root = InodeNo::ROOT;
+    let moved = rig.fs.rename((root, "d"), (root, "e"), Replace::Allowed);
+    let waits = async {
+        tokio::time::sleep(SECOND / 4).await;
+        rig.fs.set_attr(below, mode(0o600)).await
+    };
+    let others = async {
+        tokio::time::sleep(SECOND / 2).await;
+        for name in &names {
+            rig.set(name, mode(0o600)).await.unwrap();
+        }
+        assert!(rig.store.object("e/x").is_none(), "the directory still moves");
+    };
+    let (moved, waited, ()) = tokio::join!(moved, waits, others);
+    moved.unwrap();
+    waited.unwrap();
+    assert_eq!(rig.metadata("e/x", "mode").as_deref(), Some(PRIVATE));
+}
