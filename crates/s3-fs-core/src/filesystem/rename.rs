@@ -123,7 +123,7 @@ impl FileSystem {
         (target, replace): (Option<&Target>, Replace),
     ) -> Result<(), Unmoved> {
         let (ino, kind) = (source.ino, source.known.attr.kind);
-        if kind == FileKind::File {
+        if kind != FileKind::Symlink {
             self.may_be_file("rename", to.1)?;
         }
         let (key, new_key, _stays, paused) = self.begin_move_of_file(ino, to).await?;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluicefs_core::{
-    Attributes, Creation, Entry, ErrorKind, Existing, FileSystem, FsConfig, HandleId, InodeNo, NewAttr,
-    OnConflict, Replace, SetAttr, WriteConfig, XattrMode,
+    Attributes, Creation, Entry, ErrorKind, Existing, FileKind, FileSystem, FsConfig, HandleId, InodeNo,
+    NewAttr, OnConflict, Replace, SetAttr, WriteConfig, XattrMode,
 };
 use sluicefs_s3_client::testing::memory::Content;
 use sluicefs_s3_client::testing::{Fault, FaultBucket, MemoryBucket, Operation, Rule, When};
@@ -301,4 +301,21 @@ async fn who_waits_for_a_directory_that_moves_keeps_nobody_from_changing_attribu
     moved.unwrap();
     waited.unwrap();
     assert_eq!(rig.metadata("e/x", "mode").as_deref(), Some(PRIVATE));
+}
+
+#[tokio::test]
+async fn nothing_but_a_link_is_moved_to_the_key_of_a_link() {
+    for (attributes, expected) in
+        [(Attributes::Rclone, Err(ErrorKind::InvalidName)), (Attributes::S3fs, Ok(FileKind::Fifo))]
+    {
+        let rig = Rig::with(&store(), kept(attributes));
+        let root = InodeNo::ROOT;
+        rig.fs.make_node((root, "pipe"), (FileKind::Fifo, 0), NEW).await.unwrap();
+        let moved = rig.fs.rename((root, "pipe"), (root, "x.rclonelink"), Replace::Allowed).await;
+        let is = match moved {
+            Ok(()) => Ok(rig.look("x.rclonelink").await.attr.kind),
+            Err(error) => Err(error.kind()),
+        };
+        assert_eq!(is, expected, "{attributes:?}");
+    }
 }
