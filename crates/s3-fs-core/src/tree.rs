@@ -51,6 +51,9 @@ const STILL_FRESH: f32 = 0.75;
 /// A directory is read right after it was opened: its listing, begun then, is good for that even with a time to live of zero.
 const OPENED_JUST_NOW: Duration = Duration::from_millis(100);
 
+/// Nothing that was seen so long ago is believed.
+const LONG_AGO: Duration = Duration::from_secs(60);
+
 /// The tree of names of one mount.
 pub(crate) struct Tree {
     bucket: Arc<dyn Bucket>,
@@ -446,7 +449,7 @@ impl Tree {
         while let At::Page(page, first) = at {
             for (number, named) in page.names[first..].iter().enumerate() {
                 if number % Self::AHEAD == 0 {
-                    self.describe_ahead(&prefix, &page.names[first + number..]).await?;
+                    self.describe_ahead(&prefix, &page.names[first + number..], page.at).await?;
                 }
                 index += 1;
                 let place = (mode, index + DOT_ENTRIES);
@@ -511,19 +514,27 @@ impl Tree {
     ) -> Result<bool> {
         let name = &*named.name;
         let recalled = match self.keeps_attributes() {
-            true => self.recall(dir, &self.table.directory("readdir", dir)?, named),
+            true => self.recall(dir, &self.table.directory("readdir", dir)?, named, seen),
             false => None,
-        };
-        let (remote, stored) = match &recalled {
-            Some((remote, stored)) => (remote, Some(stored)),
-            None => (&named.remote, None),
         };
         match mode {
             DirMode::Lookup => {
                 let accept = |entry| accept(&DirEntry { name, entry, next_offset });
-                self.apply(dir, name, (remote, stored.map(|stored| &**stored)), seen, accept)
+                match &recalled {
+                    Some((seen, remote, stored)) => {
+                        self.apply(dir, name, (remote, Some(&**stored)), *seen, accept)
+                    }
+                    // Whose it is, and what, is not known: the next look must ask, however patient it is.
+                    None if self.keeps_attributes() => {
+                        let now = Instant::now();
+                        let over = now.checked_sub(LONG_AGO).unwrap_or(now);
+                        self.table.apply((dir, name), (&named.remote, None), (now, over), accept)
+                    }
+                    None => self.apply(dir, name, (&named.remote, None), seen, accept),
+                }
             }
             DirMode::Names => {
+                let remote = recalled.as_ref().map_or(&named.remote, |(_, remote, _)| remote);
                 let entry = self.table.describe(dir, name, remote);
                 Ok(accept(&DirEntry { name, entry, next_offset }))
             }

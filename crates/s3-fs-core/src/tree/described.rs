@@ -100,13 +100,18 @@ impl Tree {
     }
 
     /// Asks about names that a reader of a directory comes to next.
-    pub(super) async fn describe_ahead(&self, prefix: &KeyPrefix, names: &[Named]) -> Result<()> {
+    pub(super) async fn describe_ahead(
+        &self,
+        prefix: &KeyPrefix,
+        names: &[Named],
+        seen: Instant,
+    ) -> Result<()> {
         if !self.keeps_attributes() {
             return Ok(());
         }
         let unknown = names.iter().take(HEADS_AHEAD).filter_map(|named| {
             let key = self.described_key(prefix, named)?;
-            self.remembered(&key, &named.remote).is_none().then_some(key)
+            self.told_of(&key, &named.remote, seen).is_none().then_some(key)
         });
         let keys: Vec<ObjectKey> = unknown.collect();
         let mut asked = stream::iter(keys)
@@ -124,18 +129,36 @@ impl Tree {
         Ok(())
     }
 
-    /// What is remembered of `named`, with the kind that it has then.
+    /// What is remembered of `named`, which a listing had when it was `seen`: since when that is so, and what it is by its metadata.
     pub(super) fn recall(
         &self,
         parent: InodeNo,
         prefix: &KeyPrefix,
         named: &Named,
-    ) -> Option<(Remote, Arc<Stored>)> {
+        seen: Instant,
+    ) -> Option<(Instant, Remote, Arc<Stored>)> {
         if !self.keeps_attributes() || self.is_written(parent, &named.name) {
             return None;
         }
-        let stored = self.remembered(&self.described_key(prefix, named)?, &named.remote)?;
-        Some((self.with_kind(named.remote.clone(), &stored), stored))
+        self.told_of(&self.described_key(prefix, named)?, &named.remote, seen)
+    }
+
+    /// The same of the object `key`: as the listing has it, or as a HEAD told since.
+    fn told_of(
+        &self,
+        key: &ObjectKey,
+        listed: &Remote,
+        seen: Instant,
+    ) -> Option<(Instant, Remote, Arc<Stored>)> {
+        if let Some(stored) = self.remembered(key, listed) {
+            return Some((seen, self.with_kind(listed.clone(), &stored), stored));
+        }
+        let Remembered { meta, stored, at } = self.described.get(key).filter(|known| known.at >= seen)?;
+        let remote = match listed {
+            Remote::Directory => Remote::Directory,
+            Remote::Object(kind, _) => Remote::Object(*kind, meta?),
+        };
+        Some((at, self.with_kind(remote, &stored), stored))
     }
 
     /// What a HEAD of `key` told, which is remembered.

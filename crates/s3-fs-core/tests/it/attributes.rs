@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluicefs_core::{
-    Attributes, Creation, Entry, ErrorKind, Existing, FileKind, FileSystem, FsConfig, HandleId, InodeNo,
-    NewAttr, OnConflict, Replace, SetAttr, WriteConfig, XattrMode,
+    Attributes, Creation, DirEntry, DirMode, Entry, ErrorKind, Existing, FileKind, FileSystem, FsConfig,
+    HandleId, InodeNo, NewAttr, OnConflict, Replace, SetAttr, WriteConfig, XattrMode,
 };
 use sluicefs_s3_client::testing::memory::Content;
 use sluicefs_s3_client::testing::{Fault, FaultBucket, MemoryBucket, Operation, Rule, When};
@@ -318,4 +318,62 @@ async fn nothing_but_a_link_is_moved_to_the_key_of_a_link() {
         };
         assert_eq!(is, expected, "{attributes:?}");
     }
+}
+
+/// The names in the root with their modes and what is left of their time to live, as a reader of the directory that looks each up gets them.
+async fn read_root(fs: &FileSystem, handle: HandleId, from: u64) -> Vec<(String, u16, FileKind, Duration)> {
+    let mut entries = Vec::new();
+    let mut accept = |entry: &DirEntry<'_>| {
+        let Entry { attr, ttl } = entry.entry;
+        entries.push((entry.name.to_owned(), attr.mode, attr.kind, ttl));
+        true
+    };
+    fs.read_dir(handle, from, DirMode::Lookup, &mut accept).await.unwrap();
+    entries.retain(|(name, ..)| !name.starts_with('.'));
+    entries
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_of_a_directory_is_told_nothing_that_is_not_known() {
+    let rig = Rig::new(&store());
+    rig.store.put_with("link", "target", |head| {
+        head.user_metadata = vec![("mode".to_owned(), "41471".to_owned())];
+    });
+    let refused = Fault::Fail(s3::Error::new(s3::ErrorKind::Forbidden, "test"));
+    rig.bucket.plan().add(Rule::new(refused).on(Operation::Head).key("link").when(When::First(1)));
+    let handle = rig.fs.open_dir(InodeNo::ROOT).await.unwrap();
+    let entries = read_root(&rig.fs, handle, 0).await;
+    assert_eq!((entries.len(), entries[0].3), (1, Duration::ZERO));
+    assert_eq!(rig.look("link").await.attr.kind, FileKind::Symlink, "the next look asks");
+
+    // A name that the listing does not have yet, and nobody remembers.
+    let create = rig.fs.create(InodeNo::ROOT, "new", NEW, Creation::OrOpen(Existing::Truncate));
+    let (entry, opened) = create.await.unwrap();
+    rig.fs.set_attr(entry.attr.ino, mode(0o600)).await.unwrap();
+    rig.fs.flush(opened.handle).await.unwrap();
+    rig.fs.release(opened.handle);
+    rig.fs.forget(entry.attr.ino, 1);
+    let entries = read_root(&rig.fs, handle, 3).await;
+    assert_eq!(entries.len(), 1);
+    assert!(entries[0].1 == 0o600 || entries[0].3.is_zero(), "{entries:?}");
+    assert_eq!(rig.look("new").await.attr.mode, 0o600);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_of_a_directory_gets_what_an_object_is_since_it_was_listed() {
+    let rig = Rig::new(&store());
+    rig.store.put("f", "old");
+    rig.bucket.plan().add(Rule::new(Fault::Latency(SECOND / 2)).on(Operation::Head).key("f"));
+    let handle = rig.fs.open_dir(InodeNo::ROOT).await.unwrap();
+    let replaced = async {
+        tokio::time::sleep(SECOND / 4).await;
+        rig.store.put_with("f", "theirs", |head| {
+            head.user_metadata = vec![("mode".to_owned(), PRIVATE.to_owned())];
+        });
+    };
+    let (entries, ()) = tokio::join!(read_root(&rig.fs, handle, 0), replaced);
+    let [(name, mode, ..)] = &entries[..] else { panic!("{entries:?}") };
+    assert_eq!((name.as_str(), *mode), ("f", 0o600));
+    assert_eq!(rig.look("f").await.attr.size, 6);
+    assert_eq!(rig.requests(Operation::Head), 1);
 }
