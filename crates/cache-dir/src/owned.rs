@@ -51,7 +51,10 @@ pub(crate) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error
 }
 
 /// Makes the directory `path` if it is not there, and checks that it is this user's alone.
-pub(crate) fn own_directory(path: &Path) -> Result<(), CacheDirError> {
+///
+/// # Errors
+/// [`CacheDirError`] says what is there instead, or what the system refused.
+pub fn own_directory(path: &Path) -> Result<(), CacheDirError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     // Whatever else is there is told below.
     made.or_else(|error| if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })

@@ -1,5 +1,6 @@
 //! The command line of `sluicefs`. Every text of `--help` and of the reference is the comment of its field here.
 
+mod cache;
 mod mount;
 mod objects;
 mod values;
@@ -13,6 +14,7 @@ use sluicefs_csi::Endpoint;
 
 use crate::failure::EXIT_CODES_HELP;
 
+pub(crate) use cache::{CacheArgs, CacheCommand, CacheDirArgs};
 pub(crate) use mount::{AttributesArg, BucketTypeArg, FileArgs, LogArgs, MountArgs, StoreArgs, SymlinksArg};
 pub(crate) use objects::{RmArgs, UploadsAbortArgs, UploadsArgs, UploadsCommand, UploadsListArgs};
 pub(crate) use values::TtlArg;
@@ -48,6 +50,8 @@ pub(crate) enum Command {
     Rm(Box<RmArgs>),
     /// Lists and aborts uploads in parts that were begun and never ended. They cost storage, and no listing shows them.
     Uploads(UploadsArgs),
+    /// Looks at what mounts keep on a local disk.
+    Cache(CacheArgs),
     /// Shows a mount at work on this machine, without an account: starts a small S3 server, mounts it, reads a model back, writes a
     /// file.
     Demo(DemoArgs),

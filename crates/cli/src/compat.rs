@@ -103,9 +103,6 @@ struct IgnoredArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Refused: not in this version")]
 struct RefusedArgs {
-    /// The size of the cache on a local disk.
-    #[arg(long, value_name = "MIB")]
-    max_cache_size: Option<u64>,
     /// A shared cache in an S3 Express bucket.
     #[arg(long, value_name = "BUCKET")]
     cache_xz: Option<String>,
@@ -126,7 +123,7 @@ impl CompatCli {
     /// # Errors
     /// If an option is refused.
     pub(crate) fn into_mount(mut self) -> Result<(MountArgs, Vec<String>), Failure> {
-        self.refused.check(self.mount.reading.cache.is_some())?;
+        self.refused.check()?;
         self.mount.files.no_delete |= !self.allowed.allow_delete;
         self.mount.files.no_overwrite |= !self.allowed.allow_overwrite;
         // That program shows the objects as they are.
@@ -158,15 +155,8 @@ impl IgnoredArgs {
 }
 
 impl RefusedArgs {
-    /// `cache`: whether `--cache` is given, which is for written bytes here.
-    fn check(&self, cache: bool) -> Result<(), Failure> {
+    fn check(&self) -> Result<(), Failure> {
         let options = [
-            (
-                "--cache",
-                cache,
-                "there is no disk cache for reading yet; leave it out, --memory-target sizes the one in memory",
-            ),
-            ("--max-cache-size", self.max_cache_size.is_some(), "there is no disk cache yet; leave it out"),
             ("--cache-xz", self.cache_xz.is_some(), "there is no shared cache; leave it out"),
             ("--bind", !self.bind.is_empty(), "network interfaces cannot be chosen; use the routing table"),
             (
@@ -305,14 +295,7 @@ mod tests {
 
     #[test]
     fn promises_that_would_be_broken_are_refused() {
-        for option in [
-            "--cache=/c",
-            "--max-cache-size=1",
-            "--cache-xz=b",
-            "--bind=eth0",
-            "--otlp-endpoint=u",
-            "--otlp-export-interval=1",
-        ] {
+        for option in ["--cache-xz=b", "--bind=eth0", "--otlp-endpoint=u", "--otlp-export-interval=1"] {
             let refused =
                 CompatCli::try_parse_from(["mount-s3", option, "b", "/d"]).unwrap().into_mount().unwrap_err();
             assert!(refused.message.starts_with(option.split_once('=').unwrap().0), "{refused}");

@@ -7,6 +7,7 @@
 mod admin;
 mod args;
 mod background;
+mod cache;
 mod compat;
 mod csi;
 mod demo;
@@ -64,6 +65,7 @@ fn run(cli: Cli, args: &[OsString]) -> Result<(), Failure> {
         Command::Status(status) => status::run(&status),
         Command::Rm(rm) => rm::run(&rm),
         Command::Uploads(uploads) => uploads::run(&uploads.command),
+        Command::Cache(cache) => cache::run(&cache.command),
         Command::Demo(demo) => {
             start_log(&demo.logs, Audience::Narrated)?;
             demo::run(&demo)

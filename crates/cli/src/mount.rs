@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluicefs_cache_dir::{CacheDirError, StageDir};
+use sluicefs_cache_dir::{CacheDirError, StageDir, own_directory};
 use sluicefs_core::{FileSystem, FsConfig};
 use sluicefs_fuse::{Access, MountConfig, MountError, MountedSession, SessionError, Xattrs};
 use sluicefs_fuse_mount::{MountState, mount_state, passed_descriptor};
@@ -76,11 +76,12 @@ struct Plan {
     state: state::Choice,
 }
 
-/// A directory for what memory cannot hold.
+/// A directory for what memory cannot hold, and for what was read.
 #[derive(Debug, Clone)]
 struct Cache {
     dir: PathBuf,
-    stage_bytes: u64,
+    /// The most that written bytes take there; `None` for a mount that changes nothing.
+    stage_bytes: Option<u64>,
 }
 
 impl Plan {
@@ -119,16 +120,15 @@ impl Plan {
 }
 
 impl Cache {
-    /// That of the arguments; a mount that changes nothing stages nothing.
     fn new(args: &MountArgs) -> Result<Option<Self>, Failure> {
-        let dir = args.reading.cache.as_deref().filter(|_| !args.files.read_only);
-        let stage_bytes = args.reading.stage_size.unwrap_or(u64::MAX);
-        dir.map(|dir| Ok(Self { dir: absolute(dir)?, stage_bytes })).transpose()
+        let stage_bytes = (!args.files.read_only).then(|| args.reading.stage_size.unwrap_or(u64::MAX));
+        let cache = |dir: &PathBuf| Ok(Self { dir: absolute(dir)?, stage_bytes });
+        args.reading.cache.as_ref().map(cache).transpose()
     }
 
-    /// Opens the stage, which must lie in neither of these directories: there it would stage itself.
-    fn open(&self, target: &Path, source: Option<&Path>) -> Result<Arc<StageDir>, Failure> {
-        let stage = StageDir::open(&self.dir, self.stage_bytes).map_err(cache_failure)?;
+    /// Makes the directory, which must lie in neither of these, where it would keep itself; and opens the stage in it.
+    fn open(&self, target: &Path, source: Option<&Path>) -> Result<Option<Arc<StageDir>>, Failure> {
+        own_directory(&self.dir).map_err(cache_failure)?;
         let canonical = |path: &Path| path.canonicalize().ok();
         let dir = canonical(&self.dir);
         for other in [Some(target), source].into_iter().flatten() {
@@ -143,7 +143,8 @@ impl Cache {
                 return Err(Failure::usage(message));
             }
         }
-        Ok(stage)
+        let open = |bytes| StageDir::open(&self.dir, bytes).map_err(cache_failure);
+        self.stage_bytes.map(open).transpose()
     }
 }
 
@@ -269,7 +270,7 @@ async fn prepare(plan: &Plan) -> Result<Prepared<impl Future<Output = ()> + Send
         if let Some(directory) = &directory {
             check_apart(directory, &target)?;
         }
-        cache.map(|cache| cache.open(&target, directory.as_deref())).transpose()
+        cache.map_or(Ok(None), |cache| cache.open(&target, directory.as_deref()))
     });
     let stage = match timeout(PROBE_LIMIT, checked).await {
         Ok(checked) => checked.map_err(panicked)??,

@@ -5,7 +5,7 @@ mod writing;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use sluicefs_core::{Allow, Attributes, FsConfig, OwnerOfNew, ReadConfig, Symlinks};
+use sluicefs_core::{Allow, Attributes, DiskCacheConfig, FsConfig, OwnerOfNew, ReadConfig, Symlinks};
 use sluicefs_s3_client::KeyPrefix;
 use sluicefs_s3_client::config::{
     AddressingStyle, BucketType, ClientConfig, CredentialSource, SseCustomerKey, WriteConfig,
@@ -92,7 +92,7 @@ pub(crate) fn fs_config(
             SymlinksArg::None => Symlinks::None,
         }),
         allow: allow(&args.files),
-        read: read_config(args, memory_bytes - write_bytes),
+        read: read_config(args, memory_bytes - write_bytes)?,
         write: writing::write_config(args, write_bytes),
     };
     config.validate().map_err(|error| Failure::usage(error.to_string()))?;
@@ -111,17 +111,21 @@ fn allow(files: &FileArgs) -> Allow {
     Allow { changes: true, delete: !files.no_delete, overwrite: !files.no_overwrite }
 }
 
-fn read_config(args: &MountArgs, memory_limit_bytes: u64) -> ReadConfig {
+fn read_config(args: &MountArgs, memory_limit_bytes: u64) -> Result<ReadConfig, Failure> {
     let defaults = ReadConfig::default();
-    ReadConfig {
+    let limit_bytes = args.reading.max_cache_size.unwrap_or(u64::MAX);
+    let cache = args.reading.cache.as_deref().filter(|_| limit_bytes > 0);
+    let disk = |directory| Ok::<_, Failure>(DiskCacheConfig { directory: absolute(directory)?, limit_bytes });
+    Ok(ReadConfig {
         memory_limit_bytes,
         part_size_bytes: args
             .reading
             .read_part_size
             .or(args.reading.part_size)
             .unwrap_or(defaults.part_size_bytes),
+        disk: cache.map(disk).transpose()?,
         ..defaults
-    }
+    })
 }
 
 /// The same path from any directory: a mount in the background leaves the one it was started in.

@@ -17,7 +17,7 @@ pub(crate) struct Snapshots {
     pub(crate) source: String,
     pub(crate) mount_point: String,
     /// The directory of `--cache`, and the most that may be staged there.
-    pub(crate) cache: Option<(String, u64)>,
+    pub(crate) cache: Option<(String, Option<u64>)>,
     pub(crate) since: Instant,
 }
 
@@ -53,11 +53,14 @@ impl Snapshots {
                     "peak_bytes": writing.memory_peak_bytes,
                 },
             },
-            "stage": self.cache.as_ref().map(|(directory, limit_bytes)| json!({
-                "directory": directory,
-                "used_bytes": writing.stage_bytes,
-                "limit_bytes": (*limit_bytes != u64::MAX).then_some(limit_bytes),
-            })),
+            "stage": self.cache.as_ref().and_then(|(directory, limit_bytes)| {
+                let limit_bytes = (*limit_bytes)?;
+                Some(json!({
+                    "directory": directory,
+                    "used_bytes": writing.stage_bytes,
+                    "limit_bytes": (limit_bytes != u64::MAX).then_some(limit_bytes),
+                }))
+            }),
             "open_files": open_files,
             "open_directories": open_directories,
             "fetched_bytes": reading.bytes_fetched,
@@ -73,7 +76,7 @@ impl Snapshots {
     }
 }
 
-fn options(config: &FsConfig, cache: Option<&(String, u64)>) -> Value {
+fn options(config: &FsConfig, cache: Option<&(String, Option<u64>)>) -> Value {
     json!({
         "read_only": !config.allow.changes,
         "no_delete": !config.allow.delete,

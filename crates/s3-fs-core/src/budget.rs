@@ -139,7 +139,8 @@ impl Budget {
         Vec::with_capacity(capacity(len))
     }
 
-    fn give_back(&self, mut bytes: Vec<u8>, units: u32) {
+    /// Takes back memory whose promise of `units` is given back, or given on, after this.
+    fn recycle(&self, mut bytes: Vec<u8>, units: u32) {
         if bytes.capacity() >= BUFFER_BYTES {
             bytes.clear();
             self.pool.lock().idle.push(bytes);
@@ -147,8 +148,6 @@ impl Budget {
             drop(bytes);
             self.pool.lock().units -= units as usize;
         }
-        // Last, so that whoever is promised this memory finds it given back.
-        self.free_units.add_permits(units as usize);
     }
 }
 
@@ -248,6 +247,13 @@ impl Buffer {
         read(&mut self.bytes).inspect_err(|_| self.bytes.clear())
     }
 
+    /// Empties it, and gives back the promise that it was cut from.
+    pub(crate) fn into_reservation(mut self) -> Reservation {
+        let units = std::mem::take(&mut self.units);
+        self.budget.recycle(std::mem::take(&mut self.bytes), units);
+        Reservation { budget: Arc::clone(&self.budget), units }
+    }
+
     /// Puts `from` at `at`, over what is there; a gap before it becomes zeros. It must fit.
     pub(crate) fn write_at(&mut self, at: usize, from: &[u8]) {
         debug_assert!(at + from.len() <= self.len, "the caller cuts at the buffer's end");
@@ -283,7 +289,11 @@ impl fmt::Debug for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.budget.give_back(std::mem::take(&mut self.bytes), self.units);
+        if self.units > 0 {
+            self.budget.recycle(std::mem::take(&mut self.bytes), self.units);
+            // Last, so that whoever is promised this memory finds it given back.
+            self.budget.free_units.add_permits(self.units as usize);
+        }
     }
 }
 

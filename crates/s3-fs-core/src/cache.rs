@@ -6,6 +6,7 @@
 
 mod block;
 mod claim;
+pub(crate) mod disk;
 mod lists;
 mod memory;
 mod pending;

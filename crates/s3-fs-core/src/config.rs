@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use sluicefs_s3_client::{KeyPrefix, StorageClass};
 
+use crate::cache::disk::{DiskCacheConfig, DiskCacheError};
+
 /// How long something learnt from the store is believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ttl {
@@ -187,6 +189,8 @@ pub struct ReadConfig {
     /// How much of what was read stays in memory, in bytes, when memory is wanted for what comes next; at most a quarter of the limit
     /// counts. The kernel's page cache holds what was read too, so a little is enough, and memory used again is cheaper than fresh.
     pub history_bytes: u64,
+    /// Where blocks that were read are kept beyond the mount. Default nowhere.
+    pub disk: Option<DiskCacheConfig>,
 }
 
 impl ReadConfig {
@@ -201,6 +205,7 @@ impl Default for ReadConfig {
             part_size_bytes: 8 << 20,
             max_window_bytes: 192 << 20,
             history_bytes: 32 << 20,
+            disk: None,
         }
     }
 }
@@ -251,6 +256,9 @@ pub enum InvalidConfig {
         "{0} keeps no metadata, in which attributes would be kept: leave --attributes out, or mount a bucket of S3"
     )]
     NoMetadata(String),
+    /// The cache on disk cannot be had.
+    #[error(transparent)]
+    DiskCache(#[from] DiskCacheError),
     /// Part size of zero, or larger than a quarter of the memory limit.
     #[error("a part size of {part} bytes does not fit: use 131072 to {max}, a quarter of the memory limit")]
     PartSize {

@@ -91,7 +91,7 @@ impl FileSystem {
             return Err(InvalidConfig::NoMetadata(bucket.identity().name.to_string()));
         }
         let runtime = runtime::Handle::current();
-        let engine = ReadEngine::new(Arc::clone(&bucket), config.read.clone(), runtime.clone());
+        let engine = ReadEngine::with_disk(Arc::clone(&bucket), config.read.clone(), runtime.clone())?;
         let files = Arc::new(OpenFiles::new(Arc::clone(&engine)));
         let tree = Arc::new(Tree::new(Arc::clone(&bucket), &config, Arc::clone(&files), runtime.clone()));
         let (committed, described) = (Arc::clone(&tree), Arc::clone(&tree));

@@ -31,6 +31,7 @@ pub mod xattr;
 pub use attr::{
     Attr, DirEntry, DirMode, Entry, FileKind, HandleId, InodeNo, NewAttr, OpenedFile, SetAttr, StatFs,
 };
+pub use cache::disk::{DiskCacheConfig, DiskCacheError, DiskStats};
 pub use config::{
     Allow, Attributes, Exclusive, FsConfig, OnConflict, OwnerOfNew, ReadConfig, Symlinks, Ttl, WriteConfig,
 };

@@ -179,10 +179,15 @@ pub(crate) struct ReadingArgs {
     /// from 128 to 1024]
     #[arg(long, value_name = "MIB", value_parser = mebibytes)]
     pub(crate) memory_target: Option<u64>,
-    /// A directory of your own on a local disk, for written bytes that memory cannot hold until the store has them. Without one, a file that is
-    /// written out of order must fit into memory.
+    /// A directory of your own on a local disk. What was read is kept there, also for the next mount and for others that name the same
+    /// directory, and so are written bytes that memory cannot hold until the store has them. Without one, a file that is written
+    /// out of order must fit into memory.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) cache: Option<PathBuf>,
+    /// The most that what was read takes in the --cache directory, in MiB; then what was used longest ago goes. 0 keeps nothing. [default: all but a
+    /// twentieth of the disk, or 4 GiB of it]
+    #[arg(long, value_name = "MIB", requires = "cache", value_parser = mebibytes)]
+    pub(crate) max_cache_size: Option<u64>,
     /// The most that written bytes take in the --cache directory, in bytes. [default: all but a twentieth of the disk, or 4 GiB of it]
     #[arg(long, value_name = "BYTES", requires = "cache")]
     pub(crate) stage_size: Option<u64>,

@@ -9,6 +9,7 @@
 )]
 
 mod background;
+mod cache;
 mod compat;
 mod crash;
 mod demo;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sluicefs_s3_client::ByteRange;
 
-use super::block::{Block, block_len, bytes_of};
+use super::block::{Block, block_len, bytes_of, cost_units};
 use super::memory::{Shared, Urgency};
 use super::pending::{Landing, Pending};
 use crate::budget::{Buffer, Reservation};
@@ -45,13 +45,50 @@ impl Claim {
         bytes_of(self.blocks.clone(), self.size)
     }
 
+    /// The first block that is still to be filled.
+    pub(crate) fn first(&self) -> u32 {
+        self.blocks.start
+    }
+
+    /// How long the next block is, in bytes.
+    pub(crate) fn next_len(&self) -> usize {
+        block_len(self.blocks.start, self.size)
+    }
+
+    /// How many blocks are still to be filled.
+    pub(crate) fn blocks(&self) -> u32 {
+        self.blocks.len() as u32
+    }
+
+    /// The first `count` blocks as a claim of their own; the rest stays in this one.
+    pub(crate) fn split(&mut self, count: u32) -> Self {
+        let at = self.blocks.start + count.min(self.blocks());
+        let blocks = self.blocks.start..at;
+        let pending = self.pending.split_off(self.pending.len() - blocks.len());
+        let reservation = self.reservation.split(cost_units(blocks.clone(), self.size));
+        self.blocks.start = at;
+        Self {
+            shared: Arc::clone(&self.shared),
+            version: self.version,
+            size: self.size,
+            blocks,
+            pending,
+            reservation,
+        }
+    }
+
+    /// Takes back a buffer that is not to be published: another one can be had for its block.
+    pub(crate) fn give_back(&mut self, buffer: Buffer) {
+        self.reservation.merge(buffer.into_reservation());
+    }
+
     /// An empty buffer for the block `ahead` places after the next one.
     pub(crate) fn buffer(&mut self, ahead: u32) -> Buffer {
         self.reservation.buffer(block_len(self.blocks.start + ahead, self.size))
     }
 
-    /// Publishes the next block.
-    pub(crate) fn fill(&mut self, buffer: Buffer) {
+    /// Publishes the next block, and returns it.
+    pub(crate) fn fill(&mut self, buffer: Buffer) -> Arc<Block> {
         let block = Arc::new(Block::new(buffer));
         let pending = self.pending.pop().expect("a claim is not filled twice");
         {
@@ -63,7 +100,8 @@ impl Claim {
             }
         }
         self.blocks.start += 1;
-        pending.land(Landing::Block(block));
+        pending.land(Landing::Block(Arc::clone(&block)));
+        block
     }
 
     /// Gives all who wait for the rest the same error.

@@ -267,6 +267,9 @@ impl FileSystem {
             tracing::error!(stats = ?self.removal_stats(), "not all removed files are gone at the store");
         }
         let is_idle = timeout_at(deadline, self.writes.idle()).await.is_ok();
+        if timeout_at(deadline, self.engine.idle()).await.is_err() {
+            tracing::info!("the cache on disk was not given all that was read: the disk is slow");
+        }
         let unsaved = self.writers.unsaved();
         if !is_idle {
             tracing::warn!(grace_s = grace.as_secs(), "the store has not acknowledged everything in time");

@@ -11,7 +11,11 @@ use super::stats::{Counters, ReadStats};
 use super::version::ObjectVersion;
 use crate::budget::Budget;
 use crate::cache::BlockCache;
+use crate::cache::disk::{DiskCache, DiskCacheError};
 use crate::config::ReadConfig;
+
+/// Blocks that wait for the disk may hold so much of the memory, a share of it.
+const QUEUE_SHARE: u64 = 8;
 
 /// What reads ahead and what is in memory, of one file system.
 #[derive(Debug)]
@@ -20,6 +24,7 @@ pub(crate) struct ReadEngine {
     pub(super) config: ReadConfig,
     pub(super) runtime: Handle,
     pub(super) cache: BlockCache,
+    pub(super) disk: Option<Arc<DiskCache>>,
     pub(super) counters: Arc<Counters>,
     /// Streams that read ahead, of all open objects.
     pub(super) streams: AtomicUsize,
@@ -27,13 +32,42 @@ pub(crate) struct ReadEngine {
 }
 
 impl ReadEngine {
+    /// A read path over `bucket` with the cache on disk that the settings name.
+    ///
+    /// # Errors
+    /// If that cache cannot be had.
+    pub(crate) fn with_disk(
+        bucket: Arc<dyn Bucket>,
+        config: ReadConfig,
+        runtime: Handle,
+    ) -> Result<Arc<Self>, DiskCacheError> {
+        let queue_bytes = config.memory_limit_bytes / QUEUE_SHARE;
+        let open = |disk| DiskCache::open(disk, bucket.identity(), queue_bytes, runtime.clone());
+        let disk = config.disk.as_ref().map(open).transpose()?;
+        Ok(Self::new(bucket, config, disk, runtime))
+    }
+
     /// A read path over `bucket`; fetches run on `runtime`. Makes no request and takes no memory yet.
-    pub(crate) fn new(bucket: Arc<dyn Bucket>, config: ReadConfig, runtime: Handle) -> Arc<Self> {
+    pub(crate) fn new(
+        bucket: Arc<dyn Bucket>,
+        config: ReadConfig,
+        disk: Option<Arc<DiskCache>>,
+        runtime: Handle,
+    ) -> Arc<Self> {
         let budget = Budget::new(config.memory_limit_bytes);
         let history_bytes = config.history_bytes.min(config.memory_limit_bytes / 4);
         let cache = BlockCache::new(Arc::clone(&budget), history_bytes);
         let counters = Arc::default();
-        Arc::new(Self { bucket, config, runtime, cache, counters, streams: AtomicUsize::new(0), budget })
+        Arc::new(Self {
+            bucket,
+            config,
+            runtime,
+            cache,
+            disk,
+            counters,
+            streams: AtomicUsize::new(0),
+            budget,
+        })
     }
 
     /// Opens a version for reading. Makes no request.
@@ -47,6 +81,13 @@ impl ReadEngine {
     /// All memory that reads may take, in bytes.
     pub(crate) fn memory_limit_bytes(&self) -> u64 {
         self.config.memory_limit_bytes
+    }
+
+    /// Returns when the disk has what it was given. Cancel-safe.
+    pub(crate) async fn idle(&self) {
+        if let Some(disk) = &self.disk {
+            disk.idle().await;
+        }
     }
 
     /// How much one stream may read ahead, so that all of them fit into memory.
@@ -69,6 +110,7 @@ impl ReadEngine {
             memory_bytes: self.budget.in_use_bytes(),
             memory_peak_bytes: self.budget.peak_bytes(),
             streams: self.streams.load(Ordering::Relaxed) as u64,
+            disk: self.disk.as_ref().map(|disk| disk.stats()).unwrap_or_default(),
         }
     }
 }

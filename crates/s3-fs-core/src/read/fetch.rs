@@ -1,4 +1,4 @@
-//! Turns a claim into one GET and fills its blocks as the bytes arrive.
+//! Turns a claim into reads from the disk and GETs, and fills its blocks as the bytes arrive.
 //!
 //! Retries, resumed bodies and time limits are the bucket's business. Here a reply is held against the pinned version, and each byte
 //! is copied once, from the network's buffer into its block.
@@ -11,7 +11,9 @@ use sluicefs_s3_client::{self as s3, BodyStream, Bucket, ByteRange, GetRequest};
 
 use super::stats::Counters;
 use super::version::ObjectVersion;
+use crate::budget::Buffer;
 use crate::cache::Claim;
+use crate::cache::disk::DiskObject;
 use crate::error::{Error, Result};
 
 /// Objects up to this long are asked for whole, without a range, when no block of them is here: only then does the store send the
@@ -19,40 +21,102 @@ use crate::error::{Error, Result};
 /// of at most this many bytes.
 pub(super) const VERIFIED_BYTES: u64 = 1 << 20;
 
-/// Fetches what `claim` claims; its waiters learn the outcome.
-pub(super) async fn fetch(
-    bucket: Arc<dyn Bucket>,
-    counters: Arc<Counters>,
-    version: Arc<ObjectVersion>,
-    mut claim: Claim,
-) {
-    if let Err(error) = try_fetch(&*bucket, &counters, &version, &mut claim).await {
-        tracing::debug!(key = %version.key(), range = %claim.range(), %error, "a fetch failed");
-        claim.fail(&error);
-    }
+/// Where the blocks of one object version come from.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) bucket: Arc<dyn Bucket>,
+    pub(super) disk: Option<Arc<DiskObject>>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) version: Arc<ObjectVersion>,
 }
 
-async fn try_fetch(
-    bucket: &dyn Bucket,
-    counters: &Counters,
-    version: &ObjectVersion,
-    claim: &mut Claim,
-) -> Result<()> {
-    let range = claim.range();
-    let is_whole = range == ByteRange::new(0, version.size()) && range.len() <= VERIFIED_BYTES;
-    let request = GetRequest {
-        key: version.key().clone(),
-        range: (!is_whole).then_some(range),
-        if_match: version.etag().cloned(),
-    };
-    counters.gets.fetch_add(1, Ordering::Relaxed);
-    let reply = bucket.get(request).await.map_err(|error| Error::from_store("read", error))?;
-    version.check(&reply.meta)?;
-    if reply.range != range {
-        return Err(corrupt(version, &format!("bytes {} instead of {range}", reply.range)));
+impl Source {
+    /// Fetches what `claim` claims, from the disk what is there and by one GET each what lies between; its waiters learn the outcome.
+    pub(super) async fn fetch(self, claim: Claim) {
+        let Some(disk) = &self.disk else { return self.get(claim).await };
+        let mut claim = claim;
+        while claim.blocks() > 0 {
+            let Some((left, absent)) = disk.fill(self.version.etag(), claim).await else { return };
+            claim = left;
+            if absent > 0 {
+                self.get(claim.split(absent)).await;
+            }
+        }
     }
-    let publish = if is_whole { Publish::AtEnd } else { Publish::Each };
-    receive(counters, version, claim, reply.body, publish).await
+
+    async fn get(&self, mut claim: Claim) {
+        if let Err(error) = self.try_get(&mut claim).await {
+            tracing::debug!(key = %self.version.key(), range = %claim.range(), %error, "a fetch failed");
+            claim.fail(&error);
+        }
+    }
+
+    async fn try_get(&self, claim: &mut Claim) -> Result<()> {
+        let version = &*self.version;
+        let range = claim.range();
+        let is_whole = range == ByteRange::new(0, version.size()) && range.len() <= VERIFIED_BYTES;
+        let request = GetRequest {
+            key: version.key().clone(),
+            range: (!is_whole).then_some(range),
+            if_match: version.etag().cloned(),
+        };
+        self.counters.gets.fetch_add(1, Ordering::Relaxed);
+        let reply = self.bucket.get(request).await.map_err(|error| Error::from_store("read", error))?;
+        version.check(&reply.meta)?;
+        if reply.range != range {
+            return Err(corrupt(version, &format!("bytes {} instead of {range}", reply.range)));
+        }
+        let publish = if is_whole { Publish::AtEnd } else { Publish::Each };
+        self.receive(claim, reply.body, publish).await
+    }
+
+    async fn receive(&self, claim: &mut Claim, mut body: BodyStream, publish: Publish) -> Result<()> {
+        let version = &*self.version;
+        let range = claim.range();
+        let mut left = range.len();
+        let mut full = Vec::new();
+        let mut current = None;
+        while let Some(piece) = body.next().await {
+            let piece = piece.map_err(|error| Error::from_store("read", error))?;
+            Counters::add(&self.counters.bytes_fetched, piece.len() as u64);
+            if piece.len() as u64 > left {
+                return Err(corrupt(version, &format!("more than the {} bytes of {range}", range.len())));
+            }
+            left -= piece.len() as u64;
+            let mut rest = &piece[..];
+            while !rest.is_empty() {
+                let buffer = current.get_or_insert_with(|| claim.buffer(full.len() as u32));
+                let n = buffer.fill(rest);
+                rest = &rest[n..];
+                if !buffer.is_full() {
+                    continue;
+                }
+                let buffer = current.take().expect("just filled");
+                match publish {
+                    Publish::Each => self.publish(claim, buffer),
+                    Publish::AtEnd => full.push(buffer),
+                }
+            }
+        }
+        if left > 0 {
+            return Err(corrupt(
+                version,
+                &format!("{left} of the {} bytes of {range} are missing", range.len()),
+            ));
+        }
+        for buffer in full {
+            self.publish(claim, buffer);
+        }
+        Ok(())
+    }
+
+    fn publish(&self, claim: &mut Claim, buffer: Buffer) {
+        let index = claim.first();
+        let block = claim.fill(buffer);
+        if let Some(disk) = &self.disk {
+            disk.keep(self.version.etag(), index, block);
+        }
+    }
 }
 
 /// When blocks are handed to readers.
@@ -62,48 +126,6 @@ enum Publish {
     Each,
     /// When the body has ended well: its checksum is known only then.
     AtEnd,
-}
-
-async fn receive(
-    counters: &Counters,
-    version: &ObjectVersion,
-    claim: &mut Claim,
-    mut body: BodyStream,
-    publish: Publish,
-) -> Result<()> {
-    let range = claim.range();
-    let mut left = range.len();
-    let mut full = Vec::new();
-    let mut current = None;
-    while let Some(piece) = body.next().await {
-        let piece = piece.map_err(|error| Error::from_store("read", error))?;
-        Counters::add(&counters.bytes_fetched, piece.len() as u64);
-        if piece.len() as u64 > left {
-            return Err(corrupt(version, &format!("more than the {} bytes of {range}", range.len())));
-        }
-        left -= piece.len() as u64;
-        let mut rest = &piece[..];
-        while !rest.is_empty() {
-            let buffer = current.get_or_insert_with(|| claim.buffer(full.len() as u32));
-            let n = buffer.fill(rest);
-            rest = &rest[n..];
-            if !buffer.is_full() {
-                continue;
-            }
-            let buffer = current.take().expect("just filled");
-            match publish {
-                Publish::Each => claim.fill(buffer),
-                Publish::AtEnd => full.push(buffer),
-            }
-        }
-    }
-    if left > 0 {
-        return Err(corrupt(version, &format!("{left} of the {} bytes of {range} are missing", range.len())));
-    }
-    for buffer in full {
-        claim.fill(buffer);
-    }
-    Ok(())
 }
 
 fn corrupt(version: &ObjectVersion, message: &str) -> Error {

@@ -8,11 +8,12 @@ use sluicefs_s3_client::{self as s3, ByteRange};
 use tokio::task::JoinSet;
 
 use super::engine::ReadEngine;
-use super::fetch::fetch;
+use super::fetch::Source;
 use super::stats::Counters;
 use super::version::ObjectVersion;
 use super::window::{Limits, Plan, Streams};
 use super::{MAX_READ_BYTES, ReadData};
+use crate::cache::disk::{DiskCache, DiskObject};
 use crate::cache::{BLOCK_BYTES, Claim, Found, Got, Landing, Want, blocks_of, bytes_of};
 use crate::error::{Error, Result};
 
@@ -26,6 +27,7 @@ const MAX_CLAIMS: u32 = 3;
 pub(crate) struct OpenObject {
     engine: Arc<ReadEngine>,
     version: Arc<ObjectVersion>,
+    disk: Option<Arc<DiskObject>>,
     streams: Mutex<Streams>,
     fetches: Mutex<JoinSet<()>>,
 }
@@ -38,7 +40,9 @@ impl OpenObject {
             max_part_bytes: engine.config.part_size_bytes,
         };
         let streams = Mutex::new(Streams::new(limits));
-        Arc::new(Self { engine, version, streams, fetches: Mutex::new(JoinSet::new()) })
+        let object = |disk: &Arc<DiskCache>| disk.object(version.key().clone(), version.size());
+        let disk = engine.disk.as_ref().map(object);
+        Arc::new(Self { engine, version, disk, streams, fetches: Mutex::new(JoinSet::new()) })
     }
 
     /// The version that is read.
@@ -126,10 +130,13 @@ impl OpenObject {
             }
         }
         for claim in claims {
-            let bucket = Arc::clone(&self.engine.bucket);
-            let counters = Arc::clone(&self.engine.counters);
-            let version = Arc::clone(&self.version);
-            fetches.spawn_on(fetch(bucket, counters, version, claim), &self.engine.runtime);
+            let source = Source {
+                bucket: Arc::clone(&self.engine.bucket),
+                disk: self.disk.clone(),
+                counters: Arc::clone(&self.engine.counters),
+                version: Arc::clone(&self.version),
+            };
+            fetches.spawn_on(source.fetch(claim), &self.engine.runtime);
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::cache::disk::DiskStats;
+
 /// Counters since the file system began.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
@@ -40,4 +42,6 @@ pub struct ReadStats {
     pub memory_peak_bytes: u64,
     /// Sequential readers that are being read ahead of.
     pub streams: u64,
+    /// What the cache on disk did; all zeros without one.
+    pub disk: DiskStats,
 }

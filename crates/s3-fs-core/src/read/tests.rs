@@ -1,6 +1,7 @@
 //! The read path over buckets in memory: what is asked of the store, what readers get, and how much memory that takes.
 
 mod bucket;
+mod disk;
 mod economy;
 mod failures;
 mod memory;
@@ -42,7 +43,8 @@ impl Rig {
     fn with_etag(bucket: ProbeBucket, config: ReadConfig, etag: Option<ETag>) -> Self {
         let size = bucket.size();
         let bucket = Arc::new(bucket);
-        let engine = ReadEngine::new(Arc::clone(&bucket) as _, config, Handle::current());
+        let engine = ReadEngine::with_disk(Arc::clone(&bucket) as _, config, Handle::current());
+        let engine = engine.expect("the directory is a test's own");
         let key = ObjectKey::new(KEY).expect("a legal key");
         let version = Arc::new(ObjectVersion::new(key, size, etag));
         let object = engine.open(Arc::clone(&version));

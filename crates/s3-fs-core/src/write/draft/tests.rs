@@ -41,7 +41,7 @@ fn staged_rig(config: WriteConfig, stage: Option<Arc<StageDir>>) -> Rig {
     let faults = Arc::new(FaultBucket::new(bucket.clone()));
     let runtime = tokio::runtime::Handle::current();
     let store: Arc<dyn Bucket> = Arc::clone(&faults) as Arc<dyn Bucket>;
-    let reads = ReadEngine::new(Arc::clone(&store), ReadConfig::default(), runtime.clone());
+    let reads = ReadEngine::new(Arc::clone(&store), ReadConfig::default(), None, runtime.clone());
     let commits: Arc<Mutex<Vec<_>>> = Arc::default();
     let heard = Arc::clone(&commits);
     let on_commit = Box::new(move |ino, meta| heard.lock().push((ino, meta)));

@@ -1,0 +1,115 @@
+//! Looks at a cache from outside a mount: lists, verifies and clears it.
+
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::SystemTime;
+
+use super::entry::{Entry, Files, Opened, Stored, open_if_there};
+use super::format::{BLOCK_BYTES, HEAD_BYTES, Identity, Sealed, read_head};
+use super::quota::{Census, Found, census};
+
+/// So many records of an index are read at a time.
+const RECORDS_AT_ONCE: u32 = 8192;
+
+/// An object version in the cache.
+#[derive(Debug, Clone)]
+pub struct CachedObject {
+    /// Whose bytes it has; `None` if it is damaged.
+    pub identity: Option<Identity>,
+    /// What it takes of the disk, in bytes.
+    pub disk_bytes: u64,
+    /// When it was opened last.
+    pub used: SystemTime,
+    files: Files,
+}
+
+/// What a verification found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// Blocks whose bytes are right.
+    pub right_blocks: u64,
+    /// Bytes in those.
+    pub right_bytes: u64,
+    /// Blocks and entries that were not what had been written; they are out of the cache now.
+    pub damaged: u64,
+}
+
+/// The objects in the cache at `directory`, those used longest ago first.
+///
+/// # Errors
+/// If the directory cannot be read.
+pub fn list(directory: &Path) -> io::Result<Vec<CachedObject>> {
+    let Census { entries, .. } = census(&directory.join("objects"))?;
+    let cached = |found: Found| {
+        Ok(CachedObject {
+            identity: identity_of(&found.files)?,
+            disk_bytes: found.bytes,
+            used: found.used,
+            files: found.files,
+        })
+    };
+    entries.into_iter().map(cached).collect()
+}
+
+/// Reads every block of `object` and holds it against its checksum. What is wrong is taken out of the cache.
+///
+/// # Errors
+/// If its files cannot be read.
+pub fn verify(directory: &Path, object: &CachedObject) -> io::Result<Verified> {
+    let damaged = Verified { damaged: 1, ..Verified::default() };
+    let Some(sealed) = object.identity.clone().and_then(Sealed::new) else {
+        object.files.remove_unused()?;
+        return Ok(damaged);
+    };
+    let entry = match Entry::open(&directory.join("objects"), &sealed)? {
+        Opened::Entry(entry) => entry,
+        Opened::Absent => return Ok(Verified::default()),
+        Opened::Damaged => return Ok(damaged),
+    };
+    verify_blocks(&entry)
+}
+
+/// Verifies all blocks of an entry.
+pub(super) fn verify_blocks(entry: &Entry) -> io::Result<Verified> {
+    let blocks = u32::try_from(entry.identity().blocks()).map_err(io::Error::other)?;
+    let mut verified = Verified::default();
+    let mut block = vec![0; BLOCK_BYTES as usize];
+    let mut first = 0;
+    while first < blocks {
+        let count = RECORDS_AT_ONCE.min(blocks - first);
+        for (index, record) in (first..).zip(entry.records(first, count)?) {
+            if record == 0 {
+                continue;
+            }
+            let bytes = &mut block[..entry.identity().block_len(index)];
+            match entry.read(index, record, bytes)? {
+                Stored::Right => {
+                    verified.right_blocks += 1;
+                    verified.right_bytes += bytes.len() as u64;
+                }
+                Stored::Wrong => verified.damaged += 1,
+            }
+        }
+        first += count;
+    }
+    Ok(verified)
+}
+
+/// Removes `object` from the cache; false if a mount has it open.
+///
+/// # Errors
+/// If its files cannot be removed.
+pub fn clear(object: &CachedObject) -> io::Result<bool> {
+    object.files.remove_unused()
+}
+
+fn identity_of(files: &Files) -> io::Result<Option<Identity>> {
+    let Some(index) = open_if_there(&files.index)? else { return Ok(None) };
+    let mut head = vec![0; HEAD_BYTES];
+    match index.read_exact_at(&mut head, 0) {
+        Ok(()) => Ok(read_head(&head)),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(error) => Err(error),
+    }
+}

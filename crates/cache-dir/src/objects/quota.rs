@@ -1,0 +1,269 @@
+//! How much of the disk the objects may take: one count for all processes that share its directory.
+//!
+//! The count lies in a file that whoever changes it locks. A process takes room in pieces, so that the lock is rare, and notes in a lease of its
+//! own that it may hold one: what a killed process had not used is found when the room is counted anew. When there is no more, the
+//! entries that were used longest ago go.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use rustix::fs::FlockOperation;
+
+use super::entry::{Files, open_if_there};
+use crate::own_directory;
+
+/// The least room that the cache may be given.
+pub(super) const MIN_LIMIT_BYTES: u64 = 4 << 20;
+
+/// The least and most room taken at a time: a lock and a look at the file system for each are nothing beside writing it.
+const MIN_PIECE_BYTES: u64 = 256 << 10;
+const MAX_PIECE_BYTES: u64 = 64 << 20;
+
+/// So much of a file system stays free for others: a twentieth, and 4 GiB of large ones.
+const RESERVE_SHARE: u64 = 20;
+const MAX_RESERVE_BYTES: u64 = 4 << 30;
+
+/// Evicting goes on until so much is free, a share of the limit: looking through all entries is for more than one piece.
+const EVICT_SHARE: u64 = 16;
+
+/// A file without its other half is swept when it is that old: younger, somebody may just be making the entry.
+const HALF_MADE_FOR: Duration = Duration::from_secs(600);
+
+/// The room for objects in one directory, as one process sees it.
+#[derive(Debug)]
+pub struct Quota {
+    root: PathBuf,
+    limit: u64,
+    piece: u64,
+    /// What is left of the piece that was taken last, in bytes.
+    left: Mutex<u64>,
+    /// Locked for as long as this process may hold a piece.
+    lease: Lease,
+}
+
+#[derive(Debug)]
+struct Lease {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // One that stays is swept by whoever counts next: nobody has it locked.
+        drop(std::fs::remove_file(&self.path));
+    }
+}
+
+/// What one look through the entries found.
+#[derive(Debug, Default)]
+pub(super) struct Census {
+    /// What all files take of the disk, in bytes.
+    pub(super) bytes: u64,
+    /// The entries, those used longest ago first.
+    pub(super) entries: Vec<Found>,
+}
+
+/// An entry that was found.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) files: Files,
+    /// What it takes of the disk, in bytes.
+    pub(super) bytes: u64,
+    /// When it was used last.
+    pub(super) used: SystemTime,
+}
+
+impl Quota {
+    /// The room of the objects in `root`, limited to `limit` bytes by this process.
+    ///
+    /// # Errors
+    /// What the system refused.
+    pub fn open(root: &Path, limit: u64) -> io::Result<Self> {
+        let leases = root.join("leases");
+        own_directory(&leases).map_err(io::Error::other)?;
+        let lease = (0_u32..)
+            .map(|serial| leases.join(format!("{}.{serial}", std::process::id())))
+            .find_map(|path| match File::options().write(true).create_new(true).open(&path) {
+                Ok(file) => Some(Ok((path, file))),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => None,
+                Err(error) => Some(Err(error)),
+            })
+            .expect("some name is free")?;
+        rustix::fs::flock(&lease.1, FlockOperation::NonBlockingLockExclusive)?;
+        let lease = Lease { path: lease.0, _file: lease.1 };
+        let limit = limit.max(MIN_LIMIT_BYTES);
+        let piece = (limit / 64).clamp(MIN_PIECE_BYTES, MAX_PIECE_BYTES);
+        let quota = Self { root: root.to_owned(), limit, piece, left: Mutex::default(), lease };
+        // A process that was killed may have left the count wrong; counting is cheap beside a mount.
+        quota.locked(|quota, count| count.set(quota.census()?.bytes + quota.leased()?))?;
+        Ok(quota)
+    }
+
+    /// Takes `bytes` of room for a file that will need them; false if there is none: then all entries were looked through, so do not ask again at
+    /// once.
+    ///
+    /// # Errors
+    /// What the system refused.
+    pub fn take(&self, bytes: u64) -> io::Result<bool> {
+        let mut left = self.left.lock();
+        if *left < bytes {
+            let wanted = bytes.max(self.piece);
+            if !self.locked(|quota, count| quota.take_piece(count, wanted))? {
+                return Ok(false);
+            }
+            *left += wanted;
+        }
+        *left -= bytes;
+        Ok(true)
+    }
+
+    fn take_piece(&self, count: &Count, wanted: u64) -> io::Result<bool> {
+        let used = match count.get()? {
+            Some(used) => used,
+            None => self.census()?.bytes + self.leased()?,
+        };
+        let lacking = (used + wanted).saturating_sub(self.limit).max(self.lacking_on_disk(wanted)?);
+        if lacking == 0 {
+            count.set(used + wanted)?;
+            return Ok(true);
+        }
+        let census = self.census()?;
+        let used = census.bytes + self.leased()?;
+        let lacking = (used + wanted).saturating_sub(self.limit).max(self.lacking_on_disk(wanted)?);
+        let freed = if lacking == 0 { 0 } else { evict(census, lacking + self.limit / EVICT_SHARE)? };
+        let is_enough = freed >= lacking;
+        count.set(used - freed + if is_enough { wanted } else { 0 })?;
+        Ok(is_enough)
+    }
+
+    /// How much must go before `wanted` bytes leave the file system its reserve.
+    fn lacking_on_disk(&self, wanted: u64) -> io::Result<u64> {
+        let disk = rustix::fs::statvfs(&self.root)?;
+        let reserve = (disk.f_blocks * disk.f_frsize / RESERVE_SHARE).min(MAX_RESERVE_BYTES);
+        Ok((wanted + reserve).saturating_sub(disk.f_bavail * disk.f_frsize))
+    }
+
+    /// What the processes that live may have taken and not used yet. Leases of dead ones are swept.
+    fn leased(&self) -> io::Result<u64> {
+        let mut leases = 0;
+        for lease in std::fs::read_dir(self.root.join("leases"))? {
+            let path = lease?.path();
+            if path == self.lease.path {
+                leases += 1;
+                continue;
+            }
+            let Some(file) = open_if_there(&path)? else { continue };
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => remove_if_there(&path)?,
+                Err(_) => leases += 1,
+            }
+        }
+        Ok(leases * self.piece)
+    }
+
+    /// Looks through all entries, and sweeps what was left half made.
+    pub(super) fn census(&self) -> io::Result<Census> {
+        census(&self.root.join("objects"))
+    }
+
+    fn locked<T>(&self, act: impl FnOnce(&Self, &Count) -> io::Result<T>) -> io::Result<T> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(self.root.join("quota"))?;
+        rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
+        act(self, &Count(file))
+    }
+}
+
+/// The count in its file, which is locked.
+#[derive(Debug)]
+struct Count(File);
+
+impl Count {
+    /// `None` if it is damaged, or was never made.
+    fn get(&self) -> io::Result<Option<u64>> {
+        let mut bytes = [0; 16];
+        match self.0.read_exact_at(&mut bytes, 0) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            read => read?,
+        }
+        let word = |at: usize| u64::from_le_bytes(*bytes[at..].first_chunk().expect("sixteen bytes"));
+        Ok((word(0) == !word(8)).then_some(word(0)))
+    }
+
+    fn set(&self, used: u64) -> io::Result<()> {
+        let mut bytes = used.to_le_bytes().to_vec();
+        bytes.extend((!used).to_le_bytes());
+        self.0.write_all_at(&bytes, 0)
+    }
+}
+
+/// Removes entries that nobody has open, those used longest ago first, until `wanted` bytes are free; returns how many are.
+fn evict(census: Census, wanted: u64) -> io::Result<u64> {
+    let mut freed = 0;
+    for entry in census.entries {
+        if freed >= wanted {
+            break;
+        }
+        if entry.files.remove_unused()? {
+            freed += entry.bytes;
+        }
+    }
+    Ok(freed)
+}
+
+/// Looks through all entries below `objects`.
+pub(super) fn census(objects: &Path) -> io::Result<Census> {
+    let mut census = Census::default();
+    #[expect(clippy::disallowed_methods, reason = "files have the time of day")]
+    let now = SystemTime::now();
+    for directory in read_dir_if_there(objects)? {
+        for file in read_dir_if_there(&directory?.path())? {
+            let file = file?;
+            // It may be gone by now, like its directory above.
+            let Ok(metadata) = file.metadata() else { continue };
+            let (path, bytes) = (file.path(), metadata.blocks() * 512);
+            let used = metadata.modified()?;
+            let data = path.with_extension("data");
+            match path.extension().and_then(|extension| extension.to_str()) {
+                Some("index") => {
+                    let of_data =
+                        std::fs::symlink_metadata(&data).map_or(0, |metadata| metadata.blocks() * 512);
+                    let files = Files { data, index: path };
+                    census.bytes += bytes + of_data;
+                    census.entries.push(Found { files, bytes: bytes + of_data, used });
+                }
+                Some("data") if path.with_extension("index").exists() => {}
+                _ => {
+                    // The clock of the file system and ours are the same but for a moment.
+                    let age = now.duration_since(used).unwrap_or_default();
+                    if age > HALF_MADE_FOR { remove_if_there(&path)? } else { census.bytes += bytes }
+                }
+            }
+        }
+    }
+    census.entries.sort_by_key(|entry| entry.used);
+    Ok(census)
+}
+
+fn read_dir_if_there(path: &Path) -> io::Result<Box<dyn Iterator<Item = io::Result<std::fs::DirEntry>>>> {
+    match std::fs::read_dir(path) {
+        Ok(entries) => Ok(Box::new(entries)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Box::new(std::iter::empty())),
+        Err(error) => Err(error),
+    }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,313 @@
+//! Blocks on a local disk, which outlive the mount and are shared by all mounts and processes that name the same directory.
+//!
+//! The cache is best effort in one direction and strict in the other: a disk that is full, broken or slow costs a request to the store and
+//! one line in the log, never an error; and a block counts only if its checksum says that it is the one asked for. Written blocks
+//! pass through a short queue; when the disk cannot keep up, they are left out.
+
+mod keep;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use sluicefs_cache_dir::objects::{self, Entry, Identity, Opened, Quota, Sealed, Stored};
+use sluicefs_cache_dir::own_directory;
+use sluicefs_s3_client::{BucketIdentity, ETag, ObjectKey};
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use super::block::BLOCK_BYTES;
+use super::claim::Claim;
+use keep::Queue;
+
+const _: () = assert!(BLOCK_BYTES == objects::BLOCK_BYTES, "a block is one in memory and on disk");
+
+/// The same trouble with the disk is reported again after this time.
+const REPORT_EVERY: Duration = Duration::from_secs(600);
+
+/// After the disk had no room, and nothing could go, it is asked again after this time.
+const FULL_FOR: Duration = Duration::from_secs(1);
+
+/// Where a cache on disk lies and how large it may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskCacheConfig {
+    /// The directory. It is made if it is not there; its parent must be.
+    pub directory: PathBuf,
+    /// All that it may hold, in bytes, 4 MiB at least. It also stays clear of the last twentieth of its file system, or of the last 4 GiB.
+    pub limit_bytes: u64,
+}
+
+/// Why a directory cannot be the cache.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the cache directory {} cannot be used: {reason}", directory.display())]
+pub struct DiskCacheError {
+    directory: PathBuf,
+    reason: String,
+}
+
+/// What the cache on disk did, since the mount began.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DiskStats {
+    /// Bytes that were read from it.
+    pub read_bytes: u64,
+    /// Bytes that were written to it.
+    pub written_bytes: u64,
+    /// Blocks that were left out because the disk did not keep up or was full.
+    pub left_out_blocks: u64,
+    /// Blocks and entries that were not what had been written.
+    pub damaged: u64,
+    /// Calls of the operating system that failed.
+    pub errors: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    read_bytes: AtomicU64,
+    written_bytes: AtomicU64,
+    left_out_blocks: AtomicU64,
+    damaged: AtomicU64,
+    errors: AtomicU64,
+}
+
+/// The cache on disk of one bucket.
+#[derive(Debug)]
+pub(crate) struct DiskCache {
+    directory: PathBuf,
+    objects: PathBuf,
+    bucket: BucketIdentity,
+    quota: Quota,
+    /// The disk had no room: none is asked for until then.
+    full_until: Mutex<Option<Instant>>,
+    queue: Queue,
+    runtime: Handle,
+    counters: Counters,
+    reported: [Mutex<Option<Instant>>; 3],
+}
+
+/// What is reported once in a while.
+#[derive(Debug, Clone, Copy)]
+enum Trouble {
+    Reading,
+    Writing,
+    Damage,
+}
+
+/// An object that is open, as the cache on disk knows it.
+#[derive(Debug)]
+pub(crate) struct DiskObject {
+    cache: Arc<DiskCache>,
+    key: ObjectKey,
+    size: u64,
+    /// Known with the ETag; `None` inside: it cannot be kept.
+    sealed: OnceLock<Option<Sealed>>,
+    entry: Mutex<Known>,
+}
+
+#[derive(Debug, Clone)]
+enum Known {
+    Nothing,
+    Absent,
+    Entry(Arc<Entry>),
+}
+
+impl DiskCache {
+    /// Opens the cache of `bucket`; at most `queue_bytes` wait to be written.
+    ///
+    /// # Errors
+    /// If the directory is not this user's alone, or cannot be made or read.
+    pub(crate) fn open(
+        config: &DiskCacheConfig,
+        bucket: &BucketIdentity,
+        queue_bytes: u64,
+        runtime: Handle,
+    ) -> Result<Arc<Self>, DiskCacheError> {
+        let directory = config.directory.clone();
+        let fail = |reason: String| DiskCacheError { directory: directory.clone(), reason };
+        let objects = directory.join("objects");
+        for path in [&directory, &objects] {
+            own_directory(path).map_err(|error| fail(error.to_string()))?;
+        }
+        let quota = Quota::open(&directory, config.limit_bytes).map_err(|error| fail(error.to_string()))?;
+        Ok(Arc::new(Self {
+            directory,
+            objects,
+            bucket: bucket.clone(),
+            quota,
+            full_until: Mutex::default(),
+            queue: Queue::new(queue_bytes),
+            runtime,
+            counters: Counters::default(),
+            reported: Default::default(),
+        }))
+    }
+
+    /// The object `key` of `size` bytes, to be read through the cache.
+    pub(crate) fn object(self: &Arc<Self>, key: ObjectKey, size: u64) -> Arc<DiskObject> {
+        let (sealed, entry) = (OnceLock::new(), Mutex::new(Known::Nothing));
+        Arc::new(DiskObject { cache: Arc::clone(self), key, size, sealed, entry })
+    }
+
+    /// What it did.
+    pub(crate) fn stats(&self) -> DiskStats {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let c = &self.counters;
+        DiskStats {
+            read_bytes: get(&c.read_bytes),
+            written_bytes: get(&c.written_bytes),
+            left_out_blocks: get(&c.left_out_blocks),
+            damaged: get(&c.damaged),
+            errors: get(&c.errors),
+        }
+    }
+
+    /// Returns when nothing waits to be written. Cancel-safe.
+    pub(crate) async fn idle(&self) {
+        self.queue.idle().await;
+    }
+
+    /// Takes room for `bytes` on the disk; false if there is none.
+    fn take_room(&self, bytes: u64) -> io::Result<bool> {
+        let now = Instant::now();
+        if self.full_until.lock().is_some_and(|until| now < until) {
+            return Ok(false);
+        }
+        let is_taken = self.quota.take(bytes)?;
+        *self.full_until.lock() = (!is_taken).then(|| now + FULL_FOR);
+        Ok(is_taken)
+    }
+
+    fn failed(&self, trouble: Trouble, key: &ObjectKey, error: &io::Error) {
+        self.counters.errors.fetch_add(1, Ordering::Relaxed);
+        if self.is_news(trouble) {
+            let directory = self.directory.display();
+            tracing::warn!(%directory, %key, %error, "the cache on disk failed: what it does not have comes from the store");
+        }
+    }
+
+    fn damaged(&self, key: &ObjectKey) {
+        self.counters.damaged.fetch_add(1, Ordering::Relaxed);
+        if self.is_news(Trouble::Damage) {
+            let directory = self.directory.display();
+            tracing::warn!(%directory, %key, "what the cache on disk holds was changed: it is fetched again from the store");
+        }
+    }
+
+    fn is_news(&self, trouble: Trouble) -> bool {
+        let now = Instant::now();
+        let mut last = self.reported[trouble as usize].lock();
+        let is_news = last.is_none_or(|last| now.saturating_duration_since(last) > REPORT_EVERY);
+        if is_news {
+            *last = Some(now);
+        }
+        is_news
+    }
+}
+
+impl DiskObject {
+    /// Fills the first blocks of `claim` that are on disk. Returns what is left of it, and how many blocks at its beginning are to be fetched
+    /// before the disk has some again.
+    ///
+    /// Cancel-safe: a fill that was begun ends on its own, and its claim with it.
+    pub(crate) async fn fill(self: &Arc<Self>, etag: Option<&ETag>, claim: Claim) -> Option<(Claim, u32)> {
+        let all = claim.blocks();
+        let is_known_absent = matches!(*self.entry.lock(), Known::Absent);
+        let Some(sealed) = self.sealed(etag).filter(|_| !is_known_absent) else { return Some((claim, all)) };
+        let (object, sealed) = (Arc::clone(self), sealed.clone());
+        let fill = move || {
+            let mut claim = claim;
+            let gap = match object.find(&sealed) {
+                Some(entry) => object.fill_from(&entry, &mut claim),
+                None => claim.blocks(),
+            };
+            (claim, gap)
+        };
+        match self.cache.runtime.spawn_blocking(fill).await {
+            Ok(left) => Some(left),
+            Err(error) => {
+                tracing::error!(key = %self.key, %error, "reading the cache on disk ended abnormally");
+                None
+            }
+        }
+    }
+
+    fn fill_from(&self, entry: &Entry, claim: &mut Claim) -> u32 {
+        let filled = self.try_fill_from(entry, claim);
+        filled.unwrap_or_else(|error| {
+            self.cache.failed(Trouble::Reading, &self.key, &error);
+            claim.blocks()
+        })
+    }
+
+    fn try_fill_from(&self, entry: &Entry, claim: &mut Claim) -> io::Result<u32> {
+        let records = entry.records(claim.first(), claim.blocks())?;
+        let mut records = records.into_iter().peekable();
+        while let Some(record) = records.next_if(|record| *record != 0) {
+            let mut buffer = claim.buffer(0);
+            let mut stored = Stored::Wrong;
+            buffer.read_into(claim.next_len(), |into| {
+                stored = entry.read(claim.first(), record, into)?;
+                Ok::<_, io::Error>(())
+            })?;
+            match stored {
+                Stored::Right => {
+                    self.cache.counters.read_bytes.fetch_add(buffer.bytes().len() as u64, Ordering::Relaxed);
+                    claim.fill(buffer);
+                }
+                Stored::Wrong => {
+                    self.cache.damaged(&self.key);
+                    claim.give_back(buffer);
+                    return Ok(1 + records.take_while(|record| *record == 0).count() as u32);
+                }
+            }
+        }
+        Ok(records.take_while(|record| *record == 0).count() as u32)
+    }
+
+    fn sealed(&self, etag: Option<&ETag>) -> Option<&Sealed> {
+        let etag = etag?;
+        let sealed = || Sealed::new(self.identity(etag));
+        self.sealed.get_or_init(sealed).as_ref()
+    }
+
+    fn identity(&self, etag: &ETag) -> Identity {
+        let BucketIdentity { endpoint, name } = &self.cache.bucket;
+        Identity {
+            endpoint: endpoint.to_string(),
+            bucket: name.to_string(),
+            key: self.key.as_str().to_owned(),
+            etag: etag.to_string(),
+            size: self.size,
+        }
+    }
+
+    fn find(&self, sealed: &Sealed) -> Option<Arc<Entry>> {
+        match self.entry.lock().clone() {
+            Known::Entry(entry) => return Some(entry),
+            Known::Absent => return None,
+            Known::Nothing => {}
+        }
+        let entry = match Entry::open(&self.cache.objects, sealed) {
+            Ok(Opened::Entry(entry)) => Some(entry),
+            Ok(Opened::Absent) => None,
+            Ok(Opened::Damaged) => {
+                self.cache.damaged(&self.key);
+                None
+            }
+            Err(error) => {
+                self.cache.failed(Trouble::Reading, &self.key, &error);
+                None
+            }
+        };
+        let mut known = self.entry.lock();
+        if matches!(*known, Known::Nothing) {
+            *known = entry.map_or(Known::Absent, Known::Entry);
+        }
+        match &*known {
+            Known::Entry(entry) => Some(Arc::clone(entry)),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Blocks on their way to the disk: a short queue, emptied by one thread at a time.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::Mutex;
+use sluicefs_cache_dir::objects::{Entry, Sealed};
+use sluicefs_s3_client::ETag;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::{DiskCache, DiskObject, FULL_FOR, Known, Trouble};
+use crate::cache::block::Block;
+
+/// What file systems give out at a time.
+const PAGE_BYTES: u64 = 4096;
+
+/// The blocks that wait.
+#[derive(Debug)]
+pub(super) struct Queue {
+    limit_bytes: u64,
+    waiting: Mutex<Waiting>,
+    emptied: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    jobs: VecDeque<Job>,
+    bytes: u64,
+    /// Some thread writes them.
+    is_written: bool,
+}
+
+#[derive(Debug)]
+struct Job {
+    object: Arc<DiskObject>,
+    index: u32,
+    block: Arc<Block>,
+}
+
+impl Queue {
+    pub(super) fn new(limit_bytes: u64) -> Self {
+        Self { limit_bytes, waiting: Mutex::default(), emptied: Notify::new() }
+    }
+
+    /// Returns when it is empty.
+    pub(super) async fn idle(&self) {
+        loop {
+            let mut emptied = std::pin::pin!(self.emptied.notified());
+            emptied.as_mut().enable();
+            if !self.waiting.lock().is_written {
+                return;
+            }
+            emptied.await;
+        }
+    }
+
+    fn next(&self) -> Option<Job> {
+        let mut waiting = self.waiting.lock();
+        let job = waiting.jobs.pop_front();
+        match &job {
+            Some(job) => waiting.bytes -= job.block.bytes().len() as u64,
+            None => {
+                waiting.is_written = false;
+                self.emptied.notify_waiters();
+            }
+        }
+        job
+    }
+}
+
+impl DiskObject {
+    /// Writes block `index` to the disk some time soon, unless that cannot keep up.
+    pub(crate) fn keep(self: &Arc<Self>, etag: Option<&ETag>, index: u32, block: Arc<Block>) {
+        if self.sealed(etag).is_none() {
+            return;
+        }
+        let queue = &self.cache.queue;
+        let mut waiting = queue.waiting.lock();
+        let bytes = block.bytes().len() as u64;
+        if waiting.bytes + bytes > queue.limit_bytes {
+            self.cache.counters.left_out_blocks.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        waiting.bytes += bytes;
+        waiting.jobs.push_back(Job { object: Arc::clone(self), index, block });
+        if !std::mem::replace(&mut waiting.is_written, true) {
+            drop(waiting);
+            let cache = Arc::clone(&self.cache);
+            self.cache.runtime.spawn_blocking(move || cache.empty_queue());
+        }
+    }
+
+    fn write(&self, sealed: &Sealed, index: u32, block: &Block) -> io::Result<bool> {
+        let cache = &*self.cache;
+        let known = self.entry.lock().clone();
+        let entry = match known {
+            Known::Entry(entry) => entry,
+            Known::Nothing | Known::Absent => {
+                let cost = sealed.identity().index_bytes().next_multiple_of(PAGE_BYTES) + PAGE_BYTES;
+                if !cache.take_room(cost)? {
+                    return Ok(false);
+                }
+                let Some(entry) = Entry::open_or_create(&cache.objects, sealed)? else { return Ok(false) };
+                *self.entry.lock() = Known::Entry(Arc::clone(&entry));
+                entry
+            }
+        };
+        if !cache.take_room((block.bytes().len() as u64).next_multiple_of(PAGE_BYTES))? {
+            return Ok(false);
+        }
+        let written = entry.write(index, block.bytes())?;
+        cache.counters.written_bytes.fetch_add(written, Ordering::Relaxed);
+        Ok(true)
+    }
+}
+
+impl DiskCache {
+    fn empty_queue(&self) {
+        while let Some(Job { object, index, block }) = self.queue.next() {
+            let sealed = object.sealed.get().and_then(Option::as_ref).expect("what waits has a name");
+            let written = object.write(sealed, index, &block);
+            let is_kept = written.unwrap_or_else(|error| {
+                self.failed(Trouble::Writing, &object.key, &error);
+                if error.kind() == io::ErrorKind::StorageFull {
+                    *self.full_until.lock() = Some(Instant::now() + FULL_FOR);
+                }
+                false
+            });
+            if !is_kept {
+                self.counters.left_out_blocks.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
