@@ -15,6 +15,7 @@ mod failure;
 mod logging;
 mod memory;
 mod mount;
+mod open_files;
 mod reference;
 mod rm;
 mod runtime;

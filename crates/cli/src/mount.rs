@@ -23,7 +23,7 @@ use crate::settings::{Surroundings, absolute, fs_config, stored_config};
 use crate::signals::Signals;
 use crate::snapshot::Snapshots;
 use crate::store::Source;
-use crate::{memory, note, runtime, state};
+use crate::{memory, note, open_files, runtime, state};
 
 /// Under which name and with which arguments this process was started.
 #[derive(Debug, Clone, Copy)]
@@ -92,6 +92,7 @@ impl Plan {
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
             memory_target_bytes: memory::default_target_bytes(),
+            open_files: open_files::raise(),
             metadata_ttl: personality.default_ttl(),
         };
         let mut session = MountConfig::new(source.to_string());

@@ -22,6 +22,8 @@ pub(crate) struct Surroundings {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) memory_target_bytes: u64,
+    /// How many files this process may have open.
+    pub(crate) open_files: usize,
     pub(crate) metadata_ttl: TtlArg,
 }
 
@@ -92,7 +94,7 @@ pub(crate) fn fs_config(
             SymlinksArg::None => Symlinks::None,
         }),
         allow: allow(&args.files),
-        read: read_config(args, memory_bytes - write_bytes)?,
+        read: read_config(args, memory_bytes - write_bytes, around.open_files)?,
         write: writing::write_config(args, write_bytes),
     };
     config.validate().map_err(|error| Failure::usage(error.to_string()))?;
@@ -111,11 +113,18 @@ fn allow(files: &FileArgs) -> Allow {
     Allow { changes: true, delete: !files.no_delete, overwrite: !files.no_overwrite }
 }
 
-fn read_config(args: &MountArgs, memory_limit_bytes: u64) -> Result<ReadConfig, Failure> {
+/// The cache on disk may take a quarter of all open files, two for each object: the rest is for connections and for what is written.
+const OPEN_FILES_OF_AN_OBJECT: usize = 8;
+
+fn read_config(args: &MountArgs, memory_limit_bytes: u64, open_files: usize) -> Result<ReadConfig, Failure> {
     let defaults = ReadConfig::default();
     let limit_bytes = args.reading.max_cache_size.unwrap_or(u64::MAX);
     let cache = args.reading.cache.as_deref().filter(|_| limit_bytes > 0);
-    let disk = |directory| Ok::<_, Failure>(DiskCacheConfig { directory: absolute(directory)?, limit_bytes });
+    let max_open_objects = open_files / OPEN_FILES_OF_AN_OBJECT;
+    let disk = |directory| {
+        let directory = absolute(directory)?;
+        Ok::<_, Failure>(DiskCacheConfig { directory, limit_bytes, max_open_objects })
+    };
     Ok(ReadConfig {
         memory_limit_bytes,
         part_size_bytes: args
@@ -161,6 +170,7 @@ pub(crate) mod tests {
         uid: 1000,
         gid: 100,
         memory_target_bytes: 512 << 20,
+        open_files: 1024,
         metadata_ttl: TtlArg::Seconds(1),
     };
 

@@ -198,6 +198,8 @@ pub struct BucketTraits {
     pub copy_ranges: bool,
     /// [`CopyRequest::attributes`] are kept.
     pub copy_with_attributes: bool,
+    /// An ETag stands for the same bytes for ever, in other processes too. A store in memory counts from the start in each.
+    pub lasting_etags: bool,
     /// The least that a part may have, but for the last.
     pub min_part_bytes: u64,
     /// The largest object that one [`Bucket::copy`] copies.
@@ -213,6 +215,7 @@ impl Default for BucketTraits {
             rename: false,
             copy_ranges: true,
             copy_with_attributes: true,
+            lasting_etags: true,
             min_part_bytes: MIN_PART_BYTES,
             max_copy_bytes: MAX_COPY_BYTES,
         }

@@ -143,6 +143,11 @@ impl ETag {
         }
     }
 
+    /// Whether it stands for these very bytes. A weak one (`W/"..."`) stands for what is as good, and an empty one for nothing.
+    pub fn is_strong(&self) -> bool {
+        !matches!(&self.0, Repr::Other(text) if text.starts_with("W/") || text.trim_matches('"').is_empty())
+    }
+
     fn compact(text: &str) -> Option<Repr> {
         let inner = text.strip_prefix('"')?.strip_suffix('"')?;
         let (digest, parts) = match inner.split_once('-') {
@@ -288,6 +293,20 @@ mod tests {
             ETag::new("d41d8cd98f00b204e9800998ecf8427e")
         );
         assert_eq!(ETag::new("\"x\""), ETag::new("\"x\""));
+    }
+
+    #[test]
+    fn weak_and_empty_etags_stand_for_no_bytes() {
+        for (text, is_strong) in [
+            ("\"d41d8cd98f00b204e9800998ecf8427e\"", true),
+            ("\"W/\"", true),
+            ("other", true),
+            ("W/\"d41d8cd98f00b204e9800998ecf8427e\"", false),
+            ("\"\"", false),
+            ("", false),
+        ] {
+            assert_eq!(ETag::new(text).is_strong(), is_strong, "{text}");
+        }
     }
 
     #[test]

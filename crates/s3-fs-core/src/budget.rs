@@ -238,11 +238,11 @@ impl Buffer {
     ///
     /// # Errors
     /// Those of `read`.
-    pub(crate) fn read_into<E>(
+    pub(crate) fn read_into<T, E>(
         &mut self,
         len: usize,
-        read: impl FnOnce(&mut [u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
+        read: impl FnOnce(&mut [u8]) -> Result<T, E>,
+    ) -> Result<T, E> {
         self.bytes.resize(len.min(self.len), 0);
         read(&mut self.bytes).inspect_err(|_| self.bytes.clear())
     }

@@ -185,9 +185,16 @@ impl Files {
         }
         open_options().create(true).open(&self.data)?;
         // An index is there whole or not at all.
-        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let draft = directory.join(format!("{}.{}.{serial}.new", sealed.name(), std::process::id()));
-        let index = open_options().create_new(true).open(&draft)?;
+        let (draft, index) = loop {
+            let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+            let draft = directory.join(format!("{}.{}.{serial}.new", sealed.name(), std::process::id()));
+            match open_options().create_new(true).open(&draft) {
+                Ok(index) => break (draft, index),
+                // Of a process that died, or of another container.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        };
         let made = index
             .write_all_at(&sealed.head(), 0)
             .and_then(|()| index.set_len(sealed.identity.index_bytes()))
@@ -223,7 +230,7 @@ impl Files {
     }
 }
 
-fn open_options() -> OpenOptions {
+pub(super) fn open_options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits() as i32);
     options

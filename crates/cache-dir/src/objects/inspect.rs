@@ -42,14 +42,12 @@ pub struct Verified {
 pub fn list(directory: &Path) -> io::Result<Vec<CachedObject>> {
     let Census { entries, .. } = census(&directory.join("objects"))?;
     let cached = |found: Found| {
-        Ok(CachedObject {
-            identity: identity_of(&found.files)?,
-            disk_bytes: found.bytes,
-            used: found.used,
-            files: found.files,
-        })
+        let Found { files, bytes: disk_bytes, used } = found;
+        // One that was evicted meanwhile is no longer in it.
+        let identity = identity_of(&files)?;
+        Ok(identity.map(|identity| CachedObject { identity, disk_bytes, used, files }))
     };
-    entries.into_iter().map(cached).collect()
+    entries.into_iter().map(cached).filter_map(Result::transpose).collect()
 }
 
 /// Reads every block of `object` and holds it against its checksum. What is wrong is taken out of the cache.
@@ -104,12 +102,13 @@ pub fn clear(object: &CachedObject) -> io::Result<bool> {
     object.files.remove_unused()
 }
 
-fn identity_of(files: &Files) -> io::Result<Option<Identity>> {
+/// Whose bytes an entry has, `None` inside if it is damaged; `None` if it is gone.
+fn identity_of(files: &Files) -> io::Result<Option<Option<Identity>>> {
     let Some(index) = open_if_there(&files.index)? else { return Ok(None) };
     let mut head = vec![0; HEAD_BYTES];
     match index.read_exact_at(&mut head, 0) {
-        Ok(()) => Ok(read_head(&head)),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        Ok(()) => Ok(Some(read_head(&head))),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Some(None)),
         Err(error) => Err(error),
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
 
-use super::entry::{Files, open_if_there};
+use super::entry::{Files, open_if_there, open_options};
 use crate::own_directory;
 
 /// The least room that the cache may be given.
@@ -27,7 +27,7 @@ const MAX_PIECE_BYTES: u64 = 64 << 20;
 const RESERVE_SHARE: u64 = 20;
 const MAX_RESERVE_BYTES: u64 = 4 << 30;
 
-/// Evicting goes on until so much is free, a share of the limit: looking through all entries is for more than one piece.
+/// Evicting goes on until so much more is free, a share of what is there: looking through all entries is for more than one piece.
 const EVICT_SHARE: u64 = 16;
 
 /// A file without its other half is swept when it is that old: younger, somebody may just be making the entry.
@@ -49,6 +49,25 @@ pub struct Quota {
 struct Lease {
     path: PathBuf,
     _file: File,
+}
+
+impl Lease {
+    fn new(leases: &Path) -> io::Result<Self> {
+        own_directory(leases).map_err(io::Error::other)?;
+        for serial in 0_u32.. {
+            let path = leases.join(format!("{}.{serial}", std::process::id()));
+            match open_options().create_new(true).open(&path) {
+                Ok(file) => {
+                    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+                    return Ok(Self { path, _file: file });
+                }
+                // Of another mount in this process, or of a process that died, or lives in another container.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
 }
 
 impl Drop for Lease {
@@ -83,23 +102,15 @@ impl Quota {
     /// # Errors
     /// What the system refused.
     pub fn open(root: &Path, limit: u64) -> io::Result<Self> {
-        let leases = root.join("leases");
-        own_directory(&leases).map_err(io::Error::other)?;
-        let lease = (0_u32..)
-            .map(|serial| leases.join(format!("{}.{serial}", std::process::id())))
-            .find_map(|path| match File::options().write(true).create_new(true).open(&path) {
-                Ok(file) => Some(Ok((path, file))),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => None,
-                Err(error) => Some(Err(error)),
-            })
-            .expect("some name is free")?;
-        rustix::fs::flock(&lease.1, FlockOperation::NonBlockingLockExclusive)?;
-        let lease = Lease { path: lease.0, _file: lease.1 };
-        let limit = limit.max(MIN_LIMIT_BYTES);
+        let disk = rustix::fs::statvfs(root)?;
+        let limit = limit.min(disk.f_blocks * disk.f_frsize).max(MIN_LIMIT_BYTES);
         let piece = (limit / 64).clamp(MIN_PIECE_BYTES, MAX_PIECE_BYTES);
+        let count = locked_count(root)?;
+        // Whoever counts sweeps leases that nobody holds, so one is made while nobody counts.
+        let lease = Lease::new(&root.join("leases"))?;
         let quota = Self { root: root.to_owned(), limit, piece, left: Mutex::default(), lease };
         // A process that was killed may have left the count wrong; counting is cheap beside a mount.
-        quota.locked(|quota, count| count.set(quota.census()?.bytes + quota.leased()?))?;
+        count.set(quota.census()?.bytes + quota.leased()?)?;
         Ok(quota)
     }
 
@@ -112,7 +123,7 @@ impl Quota {
         let mut left = self.left.lock();
         if *left < bytes {
             let wanted = bytes.max(self.piece);
-            if !self.locked(|quota, count| quota.take_piece(count, wanted))? {
+            if !self.take_piece(&locked_count(&self.root)?, wanted)? {
                 return Ok(false);
             }
             *left += wanted;
@@ -134,7 +145,7 @@ impl Quota {
         let census = self.census()?;
         let used = census.bytes + self.leased()?;
         let lacking = (used + wanted).saturating_sub(self.limit).max(self.lacking_on_disk(wanted)?);
-        let freed = if lacking == 0 { 0 } else { evict(census, lacking + self.limit / EVICT_SHARE)? };
+        let freed = if lacking == 0 { 0 } else { evict(census, lacking + used / EVICT_SHARE)? };
         let is_enough = freed >= lacking;
         count.set(used - freed + if is_enough { wanted } else { 0 })?;
         Ok(is_enough)
@@ -169,20 +180,16 @@ impl Quota {
     pub(super) fn census(&self) -> io::Result<Census> {
         census(&self.root.join("objects"))
     }
-
-    fn locked<T>(&self, act: impl FnOnce(&Self, &Count) -> io::Result<T>) -> io::Result<T> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(self.root.join("quota"))?;
-        rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
-        act(self, &Count(file))
-    }
 }
 
-/// The count in its file, which is locked.
+/// The count of the cache in `root`, once nobody else has it.
+fn locked_count(root: &Path) -> io::Result<Count> {
+    let file = open_options().create(true).open(root.join("quota"))?;
+    rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
+    Ok(Count(file))
+}
+
+/// The count in its file, which is locked for as long as this lives.
 #[derive(Debug)]
 struct Count(File);
 

@@ -1,9 +1,11 @@
 //! `--cache` for what is read, and `sluicefs cache`.
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::io::Read;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use rustix::process::Signal;
 use sluicefs_s3_client::ByteRange;
 use sluicefs_s3_client::testing::Content;
@@ -12,6 +14,8 @@ use sluicefs_s3_client::testing::memory::pattern;
 use crate::sandbox::{Foreground, Listen, Outcome, Sandbox, run};
 
 const LEN: u64 = 5 << 20;
+/// So often a mount is killed while it fills the cache.
+const KILLS: u64 = 20;
 
 struct Rig {
     sandbox: Sandbox,
@@ -100,4 +104,98 @@ fn the_cache_is_listed_verified_and_cleared() {
     assert!(size.starts_with("1 objects, "), "{size}");
     rig.cache(&["clear"]).expect_success();
     assert_eq!(rig.cache(&["size"]).expect_success().stdout, "0 objects, 0 bytes\n");
+}
+
+/// Kills a mount while it fills the cache, again and again: what the next one reads is right, and nothing on disk is damaged.
+#[test]
+fn a_mount_that_is_killed_while_it_fills_the_cache_leaves_nothing_wrong() {
+    let rig = Rig::new();
+    let expected = pattern(7, ByteRange::new(0, LEN));
+    for kill in 0..KILLS {
+        let options = ["--foreground", "--read-only", "--cache", rig.dir()];
+        let mut mount = Foreground::start(rig.sandbox.mount(&options), Listen::Stderr);
+        mount.wait_for(" mounted");
+        let mut model = File::open(rig.sandbox.target().join("model")).unwrap();
+        // Some of it is on disk, some on its way there, and some on its way from the store.
+        let mut piece = vec![0; (LEN * (kill + 1) / KILLS) as usize];
+        model.read_exact(&mut piece).unwrap();
+        mount.signal(Signal::KILL);
+        mount.wait();
+        assert!(piece == expected[..piece.len()], "kill {kill}");
+        drop(model);
+        rig.cache(&["verify"]).expect_success();
+        if kill % 4 == 3 {
+            rig.cache(&["clear"]).expect_success();
+        }
+    }
+    rig.read(Signal::TERM);
+    rig.read(Signal::TERM);
+    let verified = rig.cache(&["verify"]).expect_success().stdout;
+    assert_eq!(verified, format!("{LEN} bytes are right, 0 blocks were damaged\n"));
+}
+
+/// A cache on a file system of 16 MiB: 15.2 of it may be taken.
+#[test]
+fn a_small_disk_is_never_filled_and_a_full_one_does_not_show() {
+    let rig = Rig::new();
+    for model in ["a", "b", "c", "d"] {
+        rig.sandbox.bucket.put(model, Content::Pattern { seed: 7, len: LEN });
+    }
+    fs::write(rig.sandbox.path("expected"), pattern(7, ByteRange::new(0, LEN))).unwrap();
+    let script = r#"
+        mkdir -m 700 cache
+        mount -t tmpfs -o size=16m,mode=700 none cache
+        start() { "$B" mount --read-only --endpoint-url "$U" --state-dir state --cache cache models "$T"; }
+        trap 'umount -l "$T" 2>/dev/null || true' EXIT
+        start
+        for model in a b c d; do cmp "$T/$model" expected; done
+        "$B" unmount "$T"
+        "$B" cache list cache | sed 's/.* //'
+        df --block-size=1 --output=avail cache | tail -1
+        head -c 16M /dev/zero > cache/others || true
+        start
+        for model in a b c d; do cmp "$T/$model" expected; done
+        rm cache/others
+        cmp "$T/a" expected
+        "$B" unmount "$T"
+        "$B" cache verify cache"#;
+    let shell = ["--mount", "--propagation", "private", "sh", "-ec", script];
+    let mut command = rig.sandbox.program("/usr/bin/unshare".as_ref(), shell);
+    command
+        .env("B", env!("CARGO_BIN_EXE_sluicefs"))
+        .env("U", rig.sandbox.server.endpoint_url())
+        .env("T", rig.sandbox.target());
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can mount a small disk");
+        return;
+    }
+    let outcome = run(command).expect_success();
+    let lines: Vec<_> = outcome.stdout.lines().collect();
+    assert_eq!(lines[..3], ["s3://models/b", "s3://models/c", "s3://models/d"], "{outcome:?}");
+    let free: u64 = lines[3].trim().parse().unwrap();
+    assert!((800 << 10..8 << 20).contains(&free), "{outcome:?}");
+    assert!(lines[4].ends_with(" bytes are right, 0 blocks were damaged"), "{outcome:?}");
+}
+
+/// A store in memory counts its versions anew in each process: what one had, the next one has not.
+#[test]
+fn what_a_store_in_memory_had_is_not_kept() {
+    let rig = Rig::new();
+    for text in ["first", "other"] {
+        let mut command = rig.sandbox.sluicefs(["mount", "--foreground", "--cache", rig.dir()]);
+        command.arg("--state-dir").arg(rig.sandbox.path("state")).arg("memory:").arg(rig.sandbox.target());
+        let mut mount = Foreground::start(command, Listen::Stderr);
+        mount.wait_for(" mounted");
+        let file = rig.sandbox.target().join("file");
+        fs::write(&file, text).unwrap();
+        // Past the kernel's pages, which still hold what was written.
+        let direct =
+            File::options().read(true).custom_flags(OFlags::DIRECT.bits() as i32).open(&file).unwrap();
+        let mut found = String::new();
+        (&direct).read_to_string(&mut found).unwrap();
+        assert_eq!(found, text);
+        drop(direct);
+        mount.signal(Signal::TERM);
+        mount.wait();
+    }
 }

@@ -81,7 +81,7 @@ fn takes_fstab_options() {
 fn refuses_what_it_cannot_keep() {
     let sandbox = Sandbox::new();
     let program = mount_s3(&sandbox);
-    let outcome = run(sandbox.program(&program, ["--cache", "/tmp", "models", "/nowhere"]));
+    let outcome = run(sandbox.program(&program, ["--cache-xz", "shared", "models", "/nowhere"]));
     assert_eq!(outcome.code, Some(2), "{outcome:?}");
-    assert!(outcome.stderr.contains("--cache is not in this version"), "{outcome:?}");
+    assert!(outcome.stderr.contains("--cache-xz is not in this version"), "{outcome:?}");
 }

@@ -239,6 +239,7 @@ impl Bucket for ObjectStoreBucket {
             conditional_writes: false,
             copy_ranges: false,
             copy_with_attributes: false,
+            lasting_etags: false,
             ..BucketTraits::default()
         }
     }

@@ -50,11 +50,6 @@ impl Claim {
         self.blocks.start
     }
 
-    /// How long the next block is, in bytes.
-    pub(crate) fn next_len(&self) -> usize {
-        block_len(self.blocks.start, self.size)
-    }
-
     /// How many blocks are still to be filled.
     pub(crate) fn blocks(&self) -> u32 {
         self.blocks.len() as u32
@@ -77,19 +72,29 @@ impl Claim {
         }
     }
 
-    /// Takes back a buffer that is not to be published: another one can be had for its block.
-    pub(crate) fn give_back(&mut self, buffer: Buffer) {
-        self.reservation.merge(buffer.into_reservation());
-    }
-
     /// An empty buffer for the block `ahead` places after the next one.
     pub(crate) fn buffer(&mut self, ahead: u32) -> Buffer {
         self.reservation.buffer(block_len(self.blocks.start + ahead, self.size))
     }
 
-    /// Publishes the next block, and returns it.
-    pub(crate) fn fill(&mut self, buffer: Buffer) -> Arc<Block> {
-        let block = Arc::new(Block::new(buffer));
+    /// Publishes the next block if `read` says that it put the right bytes there, and returns whether it did. Else the claim is as it was
+    /// before, and the block can be fetched from elsewhere.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub(crate) fn fill_by<E>(&mut self, read: impl FnOnce(&mut [u8]) -> Result<bool, E>) -> Result<bool, E> {
+        let mut buffer = self.buffer(0);
+        let is_right = buffer.read_into(block_len(self.blocks.start, self.size), read);
+        if matches!(is_right, Ok(true)) {
+            self.fill(Arc::new(Block::new(buffer)));
+        } else {
+            self.reservation.merge(buffer.into_reservation());
+        }
+        is_right
+    }
+
+    /// Publishes the next block.
+    pub(crate) fn fill(&mut self, block: Arc<Block>) {
         let pending = self.pending.pop().expect("a claim is not filled twice");
         {
             let mut table = self.shared.table.lock();
@@ -100,8 +105,7 @@ impl Claim {
             }
         }
         self.blocks.start += 1;
-        pending.land(Landing::Block(Arc::clone(&block)));
-        block
+        pending.land(Landing::Block(block));
     }
 
     /// Gives all who wait for the rest the same error.

@@ -17,6 +17,7 @@ use sluicefs_cache_dir::objects::{self, Entry, Identity, Opened, Quota, Sealed, 
 use sluicefs_cache_dir::own_directory;
 use sluicefs_s3_client::{BucketIdentity, ETag, ObjectKey};
 use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::block::BLOCK_BYTES;
@@ -38,6 +39,8 @@ pub struct DiskCacheConfig {
     pub directory: PathBuf,
     /// All that it may hold, in bytes, 4 MiB at least. It also stays clear of the last twentieth of its file system, or of the last 4 GiB.
     pub limit_bytes: u64,
+    /// How many objects may be open in it at a time, two open files of the process each. Others are read from the store.
+    pub max_open_objects: usize,
 }
 
 /// Why a directory cannot be the cache.
@@ -79,6 +82,8 @@ pub(crate) struct DiskCache {
     objects: PathBuf,
     bucket: BucketIdentity,
     quota: Quota,
+    /// One for each object that may be open in it.
+    open_objects: Arc<Semaphore>,
     /// The disk had no room: none is asked for until then.
     full_until: Mutex<Option<Instant>>,
     queue: Queue,
@@ -110,7 +115,14 @@ pub(crate) struct DiskObject {
 enum Known {
     Nothing,
     Absent,
-    Entry(Arc<Entry>),
+    Entry(Arc<OpenEntry>),
+}
+
+/// An entry, and the right to have one more of them open.
+#[derive(Debug)]
+struct OpenEntry {
+    entry: Arc<Entry>,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl DiskCache {
@@ -136,6 +148,7 @@ impl DiskCache {
             objects,
             bucket: bucket.clone(),
             quota,
+            open_objects: Arc::new(Semaphore::new(config.max_open_objects.min(Semaphore::MAX_PERMITS))),
             full_until: Mutex::default(),
             queue: Queue::new(queue_bytes),
             runtime,
@@ -179,6 +192,11 @@ impl DiskCache {
         Ok(is_taken)
     }
 
+    /// The right to open one more entry.
+    fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.open_objects).try_acquire_owned().ok()
+    }
+
     fn failed(&self, trouble: Trouble, key: &ObjectKey, error: &io::Error) {
         self.counters.errors.fetch_add(1, Ordering::Relaxed);
         if self.is_news(trouble) {
@@ -219,7 +237,7 @@ impl DiskObject {
         let fill = move || {
             let mut claim = claim;
             let gap = match object.find(&sealed) {
-                Some(entry) => object.fill_from(&entry, &mut claim),
+                Some(open) => object.fill_from(&open.entry, &mut claim),
                 None => claim.blocks(),
             };
             (claim, gap)
@@ -245,29 +263,24 @@ impl DiskObject {
         let records = entry.records(claim.first(), claim.blocks())?;
         let mut records = records.into_iter().peekable();
         while let Some(record) = records.next_if(|record| *record != 0) {
-            let mut buffer = claim.buffer(0);
-            let mut stored = Stored::Wrong;
-            buffer.read_into(claim.next_len(), |into| {
-                stored = entry.read(claim.first(), record, into)?;
-                Ok::<_, io::Error>(())
-            })?;
-            match stored {
-                Stored::Right => {
-                    self.cache.counters.read_bytes.fetch_add(buffer.bytes().len() as u64, Ordering::Relaxed);
-                    claim.fill(buffer);
+            let index = claim.first();
+            let read = |into: &mut [u8]| {
+                let is_right = entry.read(index, record, into)? == Stored::Right;
+                if is_right {
+                    self.cache.counters.read_bytes.fetch_add(into.len() as u64, Ordering::Relaxed);
                 }
-                Stored::Wrong => {
-                    self.cache.damaged(&self.key);
-                    claim.give_back(buffer);
-                    return Ok(1 + records.take_while(|record| *record == 0).count() as u32);
-                }
+                Ok::<_, io::Error>(is_right)
+            };
+            if !claim.fill_by(read)? {
+                self.cache.damaged(&self.key);
+                return Ok(1 + records.take_while(|record| *record == 0).count() as u32);
             }
         }
         Ok(records.take_while(|record| *record == 0).count() as u32)
     }
 
     fn sealed(&self, etag: Option<&ETag>) -> Option<&Sealed> {
-        let etag = etag?;
+        let etag = etag.filter(|etag| etag.is_strong())?;
         let sealed = || Sealed::new(self.identity(etag));
         self.sealed.get_or_init(sealed).as_ref()
     }
@@ -283,14 +296,15 @@ impl DiskObject {
         }
     }
 
-    fn find(&self, sealed: &Sealed) -> Option<Arc<Entry>> {
+    fn find(&self, sealed: &Sealed) -> Option<Arc<OpenEntry>> {
         match self.entry.lock().clone() {
             Known::Entry(entry) => return Some(entry),
             Known::Absent => return None,
             Known::Nothing => {}
         }
+        let permit = self.cache.permit()?;
         let entry = match Entry::open(&self.cache.objects, sealed) {
-            Ok(Opened::Entry(entry)) => Some(entry),
+            Ok(Opened::Entry(entry)) => Some(Arc::new(OpenEntry { entry, _permit: permit })),
             Ok(Opened::Absent) => None,
             Ok(Opened::Damaged) => {
                 self.cache.damaged(&self.key);

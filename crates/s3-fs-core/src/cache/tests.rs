@@ -50,7 +50,7 @@ fn fill(claim: &mut Claim) {
     while !claim.range().is_empty() {
         let mut buffer = claim.buffer(0);
         buffer.fill(&[1; BUFFER_BYTES]);
-        claim.fill(buffer);
+        claim.fill(Arc::new(Block::new(buffer)));
     }
 }
 
@@ -112,7 +112,7 @@ async fn a_dropped_claim_is_claimed_again() {
     let mut claim = first.claims.pop().expect("one claim");
     let mut buffer = claim.buffer(0);
     buffer.fill(&[1; BUFFER_BYTES]);
-    claim.fill(buffer);
+    claim.fill(Arc::new(Block::new(buffer)));
     drop(claim);
     let mut landings = Vec::new();
     for found in second.found {
@@ -121,6 +121,21 @@ async fn a_dropped_claim_is_claimed_again() {
     }
     assert_eq!(landings, [false, true, true, true]);
     assert_eq!(blocks(&get(&cache, &want(&version, 0..4)).expect("there is memory").claims), [1..4]);
+}
+
+#[test]
+fn a_block_that_could_not_be_read_is_filled_from_elsewhere() {
+    let cache = cache(4, 4);
+    let version = cache.add_version();
+    let mut seen = get(&cache, &want(&version, 0..4)).expect("there is memory");
+    let claim = &mut seen.claims[0];
+    for _ in 0..8 {
+        assert_eq!(claim.fill_by(|_| Err("broken disk")).err(), Some("broken disk"));
+        assert!(!claim.fill_by(|_| Ok::<_, ()>(false)).unwrap());
+    }
+    assert_eq!(claim.range().len(), 4 * BLOCK_BYTES);
+    fill(claim);
+    assert_eq!(ready_of(&cache, &version, 0..4), [0, 1, 2, 3]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -32,7 +32,7 @@ pub(crate) struct ReadEngine {
 }
 
 impl ReadEngine {
-    /// A read path over `bucket` with the cache on disk that the settings name.
+    /// A read path over `bucket` with the cache on disk that the settings name, unless nothing of this bucket can be known again.
     ///
     /// # Errors
     /// If that cache cannot be had.
@@ -43,7 +43,8 @@ impl ReadEngine {
     ) -> Result<Arc<Self>, DiskCacheError> {
         let queue_bytes = config.memory_limit_bytes / QUEUE_SHARE;
         let open = |disk| DiskCache::open(disk, bucket.identity(), queue_bytes, runtime.clone());
-        let disk = config.disk.as_ref().map(open).transpose()?;
+        let disk = config.disk.as_ref().filter(|_| bucket.traits().lasting_etags);
+        let disk = disk.map(open).transpose()?;
         Ok(Self::new(bucket, config, disk, runtime))
     }
 

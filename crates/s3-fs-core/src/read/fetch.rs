@@ -12,8 +12,8 @@ use sluicefs_s3_client::{self as s3, BodyStream, Bucket, ByteRange, GetRequest};
 use super::stats::Counters;
 use super::version::ObjectVersion;
 use crate::budget::Buffer;
-use crate::cache::Claim;
 use crate::cache::disk::DiskObject;
+use crate::cache::{Block, Claim};
 use crate::error::{Error, Result};
 
 /// Objects up to this long are asked for whole, without a range, when no block of them is here: only then does the store send the
@@ -111,11 +111,12 @@ impl Source {
     }
 
     fn publish(&self, claim: &mut Claim, buffer: Buffer) {
-        let index = claim.first();
-        let block = claim.fill(buffer);
+        let block = Arc::new(Block::new(buffer));
+        // First, so that what a reader has got is on its way to the disk.
         if let Some(disk) = &self.disk {
-            disk.keep(self.version.etag(), index, block);
+            disk.keep(self.version.etag(), claim.first(), Arc::clone(&block));
         }
+        claim.fill(block);
     }
 }
 

@@ -11,7 +11,7 @@ use sluicefs_s3_client::ETag;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{DiskCache, DiskObject, FULL_FOR, Known, Trouble};
+use super::{DiskCache, DiskObject, FULL_FOR, Known, OpenEntry, Trouble};
 use crate::cache::block::Block;
 
 /// What file systems give out at a time.
@@ -96,22 +96,24 @@ impl DiskObject {
     fn write(&self, sealed: &Sealed, index: u32, block: &Block) -> io::Result<bool> {
         let cache = &*self.cache;
         let known = self.entry.lock().clone();
-        let entry = match known {
-            Known::Entry(entry) => entry,
+        let open = match known {
+            Known::Entry(open) => open,
             Known::Nothing | Known::Absent => {
+                let Some(permit) = cache.permit() else { return Ok(false) };
                 let cost = sealed.identity().index_bytes().next_multiple_of(PAGE_BYTES) + PAGE_BYTES;
                 if !cache.take_room(cost)? {
                     return Ok(false);
                 }
                 let Some(entry) = Entry::open_or_create(&cache.objects, sealed)? else { return Ok(false) };
-                *self.entry.lock() = Known::Entry(Arc::clone(&entry));
-                entry
+                let open = Arc::new(OpenEntry { entry, _permit: permit });
+                *self.entry.lock() = Known::Entry(Arc::clone(&open));
+                open
             }
         };
         if !cache.take_room((block.bytes().len() as u64).next_multiple_of(PAGE_BYTES))? {
             return Ok(false);
         }
-        let written = entry.write(index, block.bytes())?;
+        let written = open.entry.write(index, block.bytes())?;
         cache.counters.written_bytes.fetch_add(written, Ordering::Relaxed);
         Ok(true)
     }

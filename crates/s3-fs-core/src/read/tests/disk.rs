@@ -17,7 +17,7 @@ const LIMIT: u64 = 64 * MIB;
 
 fn config(directory: &Path, limit_bytes: u64) -> ReadConfig {
     ReadConfig {
-        disk: Some(DiskCacheConfig { directory: directory.to_owned(), limit_bytes }),
+        disk: Some(DiskCacheConfig { directory: directory.to_owned(), limit_bytes, max_open_objects: 2 }),
         ..ReadConfig::default()
     }
 }
@@ -148,6 +148,36 @@ async fn an_object_larger_than_the_cache_is_read_and_kept_in_part() {
     assert!(stats.left_out_blocks > 0 && stats.errors == 0, "{stats:?}");
     let used: u64 = disk::list(dir.path()).unwrap().iter().map(|object| object.disk_bytes).sum();
     assert!((MIB..=8 * MIB).contains(&used), "{used}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_objects_are_open_in_it_than_it_may_have() {
+    let dir = TempDir::new().unwrap();
+    let rig = mount(dir.path(), MIB);
+    let etag = rig.bucket.inner.object(KEY).unwrap().head.meta.etag;
+    let open = |key: &str| {
+        rig.bucket.inner.put(key, Content::Pattern { seed: 1, len: MIB });
+        let version = ObjectVersion::new(ObjectKey::new(key).unwrap(), MIB, etag.clone());
+        rig.engine.open(Arc::new(version))
+    };
+    let mut objects = Vec::new();
+    for key in ["a", "b", "c"] {
+        let object = open(key);
+        check(&object, ByteRange::new(0, MIB)).await;
+        objects.push(object);
+        rig.kept().await;
+    }
+    let keys = || {
+        let mut objects = disk::list(dir.path()).unwrap();
+        objects.sort_by_key(|object| object.identity.as_ref().map(|identity| identity.key.clone()));
+        objects.into_iter().map(|object| object.identity.unwrap().key).collect::<Vec<_>>()
+    };
+    assert_eq!(keys(), ["a", "b"]);
+    objects.clear();
+    let object = open("d");
+    check(&object, ByteRange::new(0, MIB)).await;
+    rig.kept().await;
+    assert_eq!(keys(), ["a", "b", "d"]);
 }
 
 /// Damages something in the cache as a broken disk, or a person, would.
