@@ -60,6 +60,8 @@ pub(crate) struct Inode {
     pub(crate) xattrs: Arc<XattrMap>,
     /// Attributes that programs gave it through this mount, or its metadata.
     pub(crate) given: Option<Box<GivenAttr>>,
+    /// So many changes of that are on their way to the store: what it tells may be older.
+    pub(crate) changing: u16,
 }
 
 impl Inode {
@@ -85,14 +87,16 @@ pub(crate) struct GivenAttr {
     pub(crate) mtime: Option<Timestamp>,
     /// When attributes were last given, or the name changed.
     pub(crate) ctime: Option<Timestamp>,
+    /// When names in it were last made or removed here, if no time was given to it since. This is not stored.
+    pub(crate) names: Option<Timestamp>,
     /// Which device it stands for.
     pub(crate) rdev: Option<u32>,
 }
 
 impl GivenAttr {
-    /// Of something whose content, or whose names, changed at `now`.
-    pub(crate) fn changed_at(now: Timestamp) -> Self {
-        Self { mtime: Some(now), ..Self::touched_at(now) }
+    /// Of a directory in which names changed at `now`.
+    pub(crate) fn names_changed_at(now: Timestamp) -> Self {
+        Self { names: Some(now), ..Self::default() }
     }
 
     /// Of something about which anything else changed at `now`.
@@ -116,6 +120,7 @@ impl GivenAttr {
             atime: now,
             mtime: now,
             ctime: now,
+            names: None,
             rdev: None,
         }
     }
@@ -129,6 +134,7 @@ impl GivenAttr {
             atime: newer.atime.or(self.atime),
             mtime: newer.mtime.or(self.mtime),
             ctime: newer.ctime.or(self.ctime),
+            names: newer.names.or(self.names.filter(|_| newer.mtime.is_none())),
             rdev: newer.rdev.or(self.rdev),
         }
     }

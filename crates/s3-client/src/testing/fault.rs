@@ -25,6 +25,8 @@ use crate::key::{ByteRange, ETag, KeyPrefix, ObjectKey};
 pub enum Fault {
     /// It is answered this much later. Other faults of the same request come after it.
     Latency(Duration),
+    /// A HEAD is answered so much later, with what was true before.
+    AnswerLater(Duration),
     /// It fails.
     Fail(Error),
     /// It is never answered.
@@ -151,6 +153,7 @@ impl<B: Bucket> Bucket for FaultBucket<B> {
             match fault {
                 Fault::WrongETag => head.meta.etag = Some(ETag::new("\"another\"")),
                 Fault::NoETag => head.meta.etag = None,
+                Fault::AnswerLater(time) => tokio::time::sleep(time).await,
                 _ => {}
             }
         }

@@ -54,8 +54,10 @@ impl FileSystem {
             atime: set.atime,
             mtime: set.mtime,
             ctime: Some(clock::now()),
+            names: None,
             rdev: None,
         };
+        let _changing = self.tree.table.begin_change(ino);
         let before = self.tree.table.given(ino);
         self.tree.table.give(ino, given);
         // A new length comes with the object that is written.
@@ -150,6 +152,7 @@ impl FileSystem {
             return Err(Error::new(ErrorKind::NotPermitted, operation).with_name(name));
         }
         let unknown = || Error::new(ErrorKind::BadHandle, operation);
+        let _changing = self.tree.table.begin_change(ino);
         let before = self.tree.table.given(ino).ok_or_else(unknown)?;
         let mut xattrs = XattrMap::clone(&before.1);
         change(&mut xattrs)?;
@@ -277,7 +280,7 @@ impl FileSystem {
                 self.bucket.put(request).await.map_err(failed)?;
             }
         }
-        self.tree.metadata_changed(&marker);
+        self.tree.directory_described(ino, &marker);
         Ok(())
     }
 }

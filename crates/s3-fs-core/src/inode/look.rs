@@ -88,9 +88,9 @@ impl Look {
         attr.gid = given.gid.unwrap_or(attr.gid);
         attr.rdev = given.rdev.unwrap_or(attr.rdev);
         attr.atime = given.atime.unwrap_or(attr.atime);
-        attr.mtime = given.mtime.unwrap_or(attr.mtime);
+        attr.mtime = given.names.or(given.mtime).unwrap_or(attr.mtime);
         // Writing changes this, too.
-        attr.ctime = given.ctime.map_or(attr.ctime, |given| given.max(attr.ctime));
+        attr.ctime = given.ctime.max(given.names).map_or(attr.ctime, |given| given.max(attr.ctime));
     }
 
     /// The same with the time for which the kernel may believe them.

@@ -75,6 +75,7 @@ impl Stored {
                 atime: time("atime").filter(|_| all),
                 mtime: time("mtime"),
                 ctime: time("ctime").filter(|_| all),
+                names: None,
                 rdev: find("rdev").and_then(|rdev| u32::from_str_radix(rdev, 16).ok()),
             },
             xattrs: find("xattr").map(xattrs::parse).unwrap_or_default(),

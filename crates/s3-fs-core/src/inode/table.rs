@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::look::Look;
 use super::replaced::{Replaced, Successor};
 use super::stored::Stored;
-use super::{Follow, Inode, Node, Remote, Versions, is_same_version};
+use super::{Follow, GivenAttr, Inode, Node, Remote, Versions, is_same_version};
 use crate::attr::{Attr, Entry, FileKind, InodeNo};
 use crate::config::FsConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -280,6 +280,13 @@ impl InodeTable {
         }
     }
 
+    /// What is known of `ino` may be told until then.
+    pub(crate) fn believe(&self, ino: InodeNo, valid_until: Instant) {
+        if let Some(inode) = self.state.write().inodes.get_mut(&ino) {
+            inode.valid_until = valid_until;
+        }
+    }
+
     /// Nothing known of `ino` may be told any more without asking.
     pub(crate) fn expire(&self, ino: InodeNo, now: Instant) {
         if let Some(inode) = self.state.write().inodes.get_mut(&ino) {
@@ -434,20 +441,19 @@ impl Inode {
             target: None,
             xattrs: Arc::default(),
             given: None,
+            changing: 0,
         })
     }
 
-    /// Its metadata say this. What was changed here later, and is not kept there (the times of directories), counts more.
+    /// Its metadata say this. Times that are not stored stay: that of a new name, and that of names in it unless what is stored is later.
     fn learn(&mut self, stored: &Stored) {
-        let own = self.given.as_ref().and_then(|given| given.ctime);
-        let is_newer_here = match (own, stored.given.ctime) {
-            (Some(own), Some(stored)) => own > stored,
-            (Some(_), None) => matches!(self.node, Node::Directory(_)),
-            (None, _) => false,
-        };
-        if !is_newer_here {
-            self.given = Some(Box::new(stored.given));
+        if self.changing > 0 {
+            return;
         }
+        let own = self.given.as_deref().copied().unwrap_or_default();
+        let ctime = own.ctime.max(stored.given.ctime);
+        let names = own.names.filter(|_| own.names > stored.given.ctime.or(stored.given.mtime));
+        self.given = Some(Box::new(GivenAttr { ctime, names, ..stored.given }));
         if *self.xattrs != stored.xattrs {
             self.xattrs = Arc::new(stored.xattrs.clone());
         }

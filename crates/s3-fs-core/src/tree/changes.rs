@@ -1,6 +1,6 @@
 //! Names that this mount makes, removes and moves: the tree knows them at once, whatever older listings say.
 
-use sluicefs_s3_client::{KeyPrefix, ObjectMeta};
+use sluicefs_s3_client::{KeyPrefix, ObjectKey, ObjectMeta};
 use tokio::time::Instant;
 
 use super::Tree;
@@ -85,7 +85,7 @@ impl Tree {
 
     /// A name in the directory `ino` was made or removed.
     fn names_changed(&self, ino: InodeNo) {
-        self.table.give(ino, GivenAttr::changed_at(clock::now()));
+        self.table.give(ino, GivenAttr::names_changed_at(clock::now()));
     }
 
     /// Notes that `name`, which was `ino`, is gone for this mount; the store will know.
@@ -145,6 +145,13 @@ impl Tree {
         if let Ok(known) = self.table.known("fsync", ino) {
             self.made(known.parent, &known.name, Remote::Object(known.attr.kind, meta), Some(now));
         }
+    }
+
+    /// What the directory `ino` was given is in the object `marker` now.
+    pub(crate) fn directory_described(&self, ino: InodeNo, marker: &ObjectKey) {
+        self.metadata_changed(marker);
+        // Whoever asked before must not say so after.
+        self.table.believe(ino, Instant::now() + self.ttl);
     }
 
     fn gone(&self, parent: InodeNo, name: &str, now: Instant) {

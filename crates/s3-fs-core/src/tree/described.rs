@@ -39,7 +39,8 @@ struct State {
 struct Remembered {
     /// The version, as HEAD told it; `None`: there is no such object.
     meta: Option<ObjectMeta>,
-    stored: Arc<Stored>,
+    /// `None`: it was changed here then, and not asked about since.
+    stored: Option<Arc<Stored>>,
     at: Instant,
 }
 
@@ -53,6 +54,10 @@ impl Described {
 
     fn insert(&self, key: &ObjectKey, remembered: Remembered) {
         let mut state = self.0.lock();
+        if state.objects.get(key).is_some_and(|known| known.at > remembered.at) {
+            // Asked before that, and answered after.
+            return;
+        }
         if state.objects.insert(key.clone(), remembered).is_none() {
             state.order.push_back(key.clone());
         }
@@ -90,13 +95,14 @@ impl Tree {
             return Ok(Some((seen, Named { remote, ..named }, Some(stored))));
         }
         let remembered = self.ask_about(&key).await?;
+        let stored = remembered.stored.unwrap_or_default();
         let remote = match (&named.remote, remembered.meta) {
             (Remote::Directory, _) => Remote::Directory,
             (Remote::Object(..), None) => return Ok(None),
             (Remote::Object(kind, _), Some(meta)) => Remote::Object(*kind, meta),
         };
-        let remote = self.with_kind(remote, &remembered.stored);
-        Ok(Some((remembered.at, Named { remote, ..named }, Some(remembered.stored))))
+        let remote = self.with_kind(remote, &stored);
+        Ok(Some((remembered.at, Named { remote, ..named }, Some(stored))))
     }
 
     /// Asks about names that a reader of a directory comes to next.
@@ -154,6 +160,7 @@ impl Tree {
             return Some((seen, self.with_kind(listed.clone(), &stored), stored));
         }
         let Remembered { meta, stored, at } = self.described.get(key).filter(|known| known.at >= seen)?;
+        let stored = stored?;
         let remote = match listed {
             Remote::Directory => Remote::Directory,
             Remote::Object(kind, _) => Remote::Object(*kind, meta?),
@@ -167,7 +174,7 @@ impl Tree {
             return None;
         }
         let stored = Arc::new(Stored::read(self.attributes, &head.user_metadata));
-        let remembered = Remembered { meta: Some(head.meta.clone()), stored: Arc::clone(&stored), at };
+        let remembered = Remembered { meta: Some(head.meta.clone()), stored: Some(Arc::clone(&stored)), at };
         self.described.insert(key, remembered);
         Some(stored)
     }
@@ -191,19 +198,18 @@ impl Tree {
 
     /// The object `key` was written, or its metadata changed, by this mount.
     pub(crate) fn metadata_changed(&self, key: &ObjectKey) {
-        // Its place in the order stays, and counts until it is reached.
-        self.described.0.lock().objects.remove(key);
+        self.described.insert(key, Remembered { meta: None, stored: None, at: Instant::now() });
     }
 
     async fn ask_about(&self, key: &ObjectKey) -> Result<Remembered> {
         let at = Instant::now();
         match self.bucket.head(key).await {
             Ok(head) => {
-                let stored = self.learn(key, &head, at).unwrap_or_default();
+                let stored = self.learn(key, &head, at);
                 Ok(Remembered { meta: Some(head.meta), stored, at })
             }
             Err(error) if error.kind() == s3::ErrorKind::NotFound => {
-                let absent = Remembered { meta: None, stored: Arc::default(), at };
+                let absent = Remembered { meta: None, stored: Some(Arc::default()), at };
                 self.described.insert(key, absent.clone());
                 Ok(absent)
             }
@@ -224,7 +230,7 @@ impl Tree {
             }
             (Remote::Object(..), None) => false,
         };
-        is_right.then_some(remembered.stored)
+        remembered.stored.filter(|_| is_right)
     }
 
     /// The object whose metadata describe `named`.

@@ -9,7 +9,7 @@ use sluicefs_core::{
 };
 use sluicefs_s3_client::testing::memory::Content;
 use sluicefs_s3_client::testing::{Fault, FaultBucket, MemoryBucket, Operation, Rule, When};
-use sluicefs_s3_client::{self as s3, ReliableBucket, RetryConfig, StorageClass};
+use sluicefs_s3_client::{self as s3, ReliableBucket, RetryConfig, StorageClass, Timestamp};
 
 const MIB: u64 = 1 << 20;
 
@@ -376,4 +376,67 @@ async fn a_reader_of_a_directory_gets_what_an_object_is_since_it_was_listed() {
     assert_eq!((name.as_str(), *mode), ("f", 0o600));
     assert_eq!(rig.look("f").await.attr.size, 6);
     assert_eq!(rig.requests(Operation::Head), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_has_the_attributes_that_another_mount_gave_it() {
+    for attributes in [Attributes::S3fs, Attributes::Rclone] {
+        let store = store();
+        store.put("d/x", "text");
+        let (here, there) = (Rig::with(&store, kept(attributes)), Rig::with(&store, kept(attributes)));
+        let dir = here.look("d").await.attr.ino;
+        there.set("d", mode(0o700)).await.unwrap();
+        // The times of the directory change with the names in it.
+        let before = here.look("d").await.attr.mtime;
+        here.fs.make_dir(dir, "new", NEW).await.unwrap();
+        let changed = here.look("d").await.attr.mtime;
+        assert!(changed > before, "{changed:?} {before:?}");
+        tokio::time::sleep(2 * SECOND).await;
+        let seen = here.look("d").await.attr;
+        assert_eq!((seen.mode, seen.mtime), (0o700, changed), "{attributes:?}");
+        // And nobody undoes them.
+        here.set("d", SetAttr { uid: Some(7), ..SetAttr::default() }).await.unwrap();
+        let time = Timestamp { secs: 1_000_000_000, nanos: 0 };
+        tokio::time::sleep(2 * SECOND).await;
+        there.set("d", SetAttr { mtime: Some(time), ..SetAttr::default() }).await.unwrap();
+        tokio::time::sleep(2 * SECOND).await;
+        let seen = here.look("d").await.attr;
+        assert_eq!((seen.mode, seen.uid, seen.mtime), (0o700, 7, time), "{attributes:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_asked_before_a_change_does_not_undo_it() {
+    let rig = Rig::new(&store());
+    rig.store.put("d/x", "text");
+    let (dir, file) = (rig.look("d").await.attr.ino, rig.look("d/x").await.attr.ino);
+    tokio::time::sleep(2 * SECOND).await;
+    for (ino, key) in [(dir, "d/"), (file, "d/x")] {
+        // The answer of a HEAD that is on its way when the change is made.
+        rig.bucket
+            .plan()
+            .add(Rule::new(Fault::AnswerLater(SECOND)).on(Operation::Head).key(key).when(When::First(1)));
+        let change = async {
+            tokio::time::sleep(SECOND / 2).await;
+            rig.fs.set_attr(ino, mode(0o700)).await.unwrap();
+        };
+        tokio::join!(rig.fs.getattr(ino), change).0.unwrap();
+        assert_eq!(rig.fs.getattr(ino).await.unwrap().attr.mode, 0o700, "{key}");
+    }
+    tokio::time::sleep(2 * SECOND).await;
+    let handle = rig.fs.open_dir(dir).await.unwrap();
+    assert_eq!(read_root(&rig.fs, handle, 0).await[0].1, 0o700);
+}
+
+#[tokio::test]
+async fn a_change_of_attributes_costs_a_head_and_a_copy() {
+    let rig = Rig::new(&store());
+    rig.store.put("f", "text");
+    let ino = rig.look("f").await.attr.ino;
+    rig.bucket.requests().reset();
+    rig.fs.set_attr(ino, mode(0o600)).await.unwrap();
+    let requests = (rig.requests(Operation::Head), rig.requests(Operation::Copy));
+    assert_eq!((requests, rig.bucket.requests().total()), ((1, 1), 2));
+    rig.fs.set_xattr(ino, "user.colour", b"blue", XattrMode::Any).await.unwrap();
+    assert_eq!(rig.bucket.requests().total(), 4);
 }

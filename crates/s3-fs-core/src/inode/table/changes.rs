@@ -123,6 +123,14 @@ impl InodeTable {
         self.renumber(&mut state, (parent, &name), (kind, &meta), Instant::now());
     }
 
+    /// Attributes of `ino` are being changed: what the store tells of them is not believed until the guard is dropped.
+    pub(crate) fn begin_change(&self, ino: InodeNo) -> Changing<'_> {
+        if let Some(inode) = self.state.write().inodes.get_mut(&ino) {
+            inode.changing += 1;
+        }
+        Changing { table: self, ino }
+    }
+
     /// Attributes were given to `ino`.
     pub(crate) fn give(&self, ino: InodeNo, given: GivenAttr) {
         if let Some(inode) = self.state.write().inodes.get_mut(&ino) {
@@ -224,6 +232,21 @@ impl InodeTable {
     /// The known inodes below the directory `ino`, directories before what is in them.
     pub(crate) fn below(&self, ino: InodeNo) -> Vec<InodeNo> {
         self.state.read().below(ino)
+    }
+}
+
+/// Attributes of an inode are being changed.
+#[must_use]
+pub(crate) struct Changing<'a> {
+    table: &'a InodeTable,
+    ino: InodeNo,
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        if let Some(inode) = self.table.state.write().inodes.get_mut(&self.ino) {
+            inode.changing = inode.changing.saturating_sub(1);
+        }
     }
 }
 
