@@ -58,6 +58,27 @@ fn attributes_outlive_the_mount() {
 }
 
 #[test]
+fn two_mounts_see_what_the_other_gave() {
+    for attributes in [Attributes::S3fs, Attributes::Rclone] {
+        let bucket = bucket(&[("d/x", "text"), ("f", "text")]);
+        let settings = FsConfig { attributes, ..doubtful() };
+        let mounted =
+            || TestMount::with(Arc::new(bucket.clone()), settings.clone(), |config| config.read_only = false);
+        let (one, other) = (mounted(), mounted());
+        let look = "stat -c '%n %a %u:%g' f d";
+        shell(&one, &format!("{look}; chmod 640 f; chmod 750 d"));
+        shell(&other, &format!("{look}; chown 7:8 f d; echo more >> f; echo x > d/new"));
+        shell(&one, "touch -d @1000000000.5 f; echo x > d/another; rm d/new");
+        for mount in [&one, &other] {
+            assert_eq!(shell(mount, look), "f 640 7:8\nd 750 7:8\n", "{attributes:?}");
+            assert_eq!(shell(mount, "stat -c %.9Y f; cat f"), "1000000000.500000000\ntextmore\n");
+            // ls reads the directory with all attributes.
+            assert_eq!(shell(mount, "ls -ln --time-style=+ f | cut -c -10"), "-rw-r-----\n");
+        }
+    }
+}
+
+#[test]
 fn other_programs_find_their_own_words() {
     let bucket = bucket(&[]);
     let mount = mounted(&bucket, Attributes::S3fs);

@@ -15,7 +15,7 @@ use super::FileSystem;
 use crate::attr::{Entry, FileKind, InodeNo, NewAttr, SetAttr};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::inode::stored::{self, Metadata, XattrMap};
+use crate::inode::stored::{self, Metadata, Stored, XattrMap};
 use crate::inode::{GivenAttr, Remote};
 use crate::write::fitted;
 use crate::xattr;
@@ -33,6 +33,9 @@ pub enum XattrMode {
     /// It must be there (`XATTR_REPLACE`).
     Replace,
 }
+
+/// Gives what is to be changed to what is known by then.
+type Give<'a> = &'a (dyn Fn() -> Result<()> + Sync);
 
 impl FileSystem {
     /// Changes attributes of `ino`, and returns what they are then.
@@ -59,11 +62,15 @@ impl FileSystem {
         };
         let _changing = self.tree.table.begin_change(ino);
         let before = self.tree.table.given(ino);
-        self.tree.table.give(ino, given);
+        let give = || {
+            self.tree.table.give(ino, given);
+            Ok(())
+        };
+        give()?;
         // A new length comes with the object that is written.
         let is_more = set.mode.or(set.uid.and(Some(0))).or(set.gid.and(Some(0))).is_some();
         if is_more || set.atime.is_some() || set.mtime.is_some() {
-            self.keep_or_restore(ino, before).await?;
+            self.keep_or_restore(ino, before, &give).await?;
         }
         self.getattr(ino).await
     }
@@ -142,7 +149,7 @@ impl FileSystem {
         operation: &'static str,
         ino: InodeNo,
         name: &str,
-        change: impl FnOnce(&mut XattrMap) -> Result<()>,
+        change: impl Fn(&mut XattrMap) -> Result<()> + Sync,
     ) -> Result<()> {
         self.may_change(operation)?;
         if !self.tree.keeps_attributes() || !name.starts_with("user.") {
@@ -154,11 +161,16 @@ impl FileSystem {
         let unknown = || Error::new(ErrorKind::BadHandle, operation);
         let _changing = self.tree.table.begin_change(ino);
         let before = self.tree.table.given(ino).ok_or_else(unknown)?;
-        let mut xattrs = XattrMap::clone(&before.1);
-        change(&mut xattrs)?;
-        let given = before.0.or(GivenAttr::touched_at(clock::now()));
-        self.tree.table.set_given(ino, (given, Arc::new(xattrs)));
-        self.keep_or_restore(ino, Some(before)).await
+        let touched = GivenAttr::touched_at(clock::now());
+        let give = || {
+            let (given, xattrs) = self.tree.table.given(ino).ok_or_else(unknown)?;
+            let mut xattrs = XattrMap::clone(&xattrs);
+            change(&mut xattrs)?;
+            self.tree.table.set_given(ino, (given.or(touched), Arc::new(xattrs)));
+            Ok(())
+        };
+        give()?;
+        self.keep_or_restore(ino, Some(before), &give).await
     }
 
     // === Metadata ===
@@ -194,8 +206,13 @@ impl FileSystem {
         }
     }
 
-    async fn keep_or_restore(&self, ino: InodeNo, before: Option<(GivenAttr, Arc<XattrMap>)>) -> Result<()> {
-        let kept = self.keep_attributes(ino).await;
+    async fn keep_or_restore(
+        &self,
+        ino: InodeNo,
+        before: Option<(GivenAttr, Arc<XattrMap>)>,
+        give: Give<'_>,
+    ) -> Result<()> {
+        let kept = self.keep_attributes(ino, give).await;
         if let (Err(_), Some(before)) = (&kept, before) {
             self.tree.table.set_given(ino, before);
         }
@@ -203,13 +220,13 @@ impl FileSystem {
     }
 
     /// Stores what `ino` was given, if that is kept and its object will not carry it anyway.
-    async fn keep_attributes(&self, ino: InodeNo) -> Result<()> {
+    async fn keep_attributes(&self, ino: InodeNo, give: Give<'_>) -> Result<()> {
         const OPERATION: &str = "setattr";
         if !self.tree.keeps_attributes() {
             return Ok(());
         }
         if self.tree.table.known(OPERATION, ino)?.meta.is_none() {
-            return self.describe_directory(ino).await;
+            return self.describe_directory(ino, give).await;
         }
         // First, so that nobody waits for somebody who waits for a directory that moves.
         let (key, _stays) = self.stay(|| self.tree.key(OPERATION, ino)).await?;
@@ -221,7 +238,6 @@ impl FileSystem {
             None => None,
         };
         let known = self.tree.table.known(OPERATION, ino)?;
-        let metadata = self.tree.metadata_of(ino);
         let Some(meta) = known.meta.filter(|_| !known.is_replaced) else {
             // It has no name any more, so it is no object.
             return Ok(());
@@ -229,9 +245,10 @@ impl FileSystem {
         if let Some(draft) = draft.as_ref().filter(|draft| draft.is_changed()) {
             // What the object will not take is said now.
             let stored = draft.stored_attributes().await?;
-            return fitted(&key, &stored.user_metadata, metadata).map(drop);
+            return fitted(&key, &stored.user_metadata, self.tree.metadata_of(ino)).map(drop);
         }
-        let described = self.writes.describe(&key, &meta, metadata).await;
+        let ours = |stored: &Metadata| self.merged(ino, stored, give);
+        let described = self.writes.describe(&key, &meta, ours).await;
         let meta = described.inspect_err(|error| {
             if error.kind() == ErrorKind::Stale {
                 // The kernel looks it up again by itself, and is to see what it is by now.
@@ -251,7 +268,14 @@ impl FileSystem {
         self.turns[(ino.0 % TURNS as u64) as usize].lock().await
     }
 
-    async fn describe_directory(&self, ino: InodeNo) -> Result<()> {
+    /// The metadata that `ino` is to have where the store has `stored`: what was changed elsewhere stays.
+    fn merged(&self, ino: InodeNo, stored: &Metadata, give: Give<'_>) -> Result<Metadata> {
+        self.tree.table.rebase(ino, &Stored::read(self.config.attributes, stored));
+        give()?;
+        Ok(self.tree.metadata_of(ino))
+    }
+
+    async fn describe_directory(&self, ino: InodeNo, give: Give<'_>) -> Result<()> {
         const OPERATION: &str = "setattr";
         let prefix = self.tree.table.directory(OPERATION, ino)?;
         if prefix.as_str().is_empty() {
@@ -269,10 +293,14 @@ impl FileSystem {
             }
             Err(error) => return Err(failed(error)),
         };
-        let ours = self.tree.metadata_of(ino);
+        let ours = |stored: &Metadata| match stored.is_empty() {
+            true => Ok(self.tree.metadata_of(ino)),
+            false => self.merged(ino, stored, give),
+        };
         match meta.filter(|meta| meta.size > 0) {
             Some(meta) => drop(self.writes.describe(&marker, &meta, ours).await?),
             None => {
+                let ours = ours(&attributes.user_metadata)?;
                 attributes.user_metadata = fitted(&marker, &attributes.user_metadata, ours)?;
                 let body = Payload::default();
                 let request =

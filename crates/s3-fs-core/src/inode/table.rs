@@ -447,9 +447,12 @@ impl Inode {
 
     /// Its metadata say this. Times that are not stored stay: that of a new name, and that of names in it unless what is stored is later.
     fn learn(&mut self, stored: &Stored) {
-        if self.changing > 0 {
-            return;
+        if self.changing == 0 {
+            self.take_stored(stored);
         }
+    }
+
+    fn take_stored(&mut self, stored: &Stored) {
         let own = self.given.as_deref().copied().unwrap_or_default();
         let ctime = own.ctime.max(stored.given.ctime);
         let names = own.names.filter(|_| own.names > stored.given.ctime.or(stored.given.mtime));

@@ -56,8 +56,8 @@ impl WriteEngine {
         Ok(ObjectMeta { etag: etag.or(meta.etag.clone()), storage_class, ..meta.clone() })
     }
 
-    /// Puts `ours` into the metadata of the object `key`, which is of the version `meta`; returns what it is then. Costs a HEAD and a copy of the
-    /// object onto itself.
+    /// Puts what `ours` makes of the metadata of the object `key` into them; it is of the version `meta`. Returns what it is then. Costs a HEAD and a
+    /// copy of the object onto itself.
     ///
     /// # Errors
     /// `Stale` if it is another version, unless the settings let that be replaced; `NoSpace` if it takes no more metadata; as a HEAD and a copy.
@@ -65,12 +65,13 @@ impl WriteEngine {
         &self,
         key: &ObjectKey,
         meta: &ObjectMeta,
-        ours: Metadata,
+        ours: impl FnOnce(&Metadata) -> Result<Metadata>,
     ) -> Result<ObjectMeta> {
         let failed = |error| Error::from_store("setattr", error).with_name(key.as_str());
         let before = self.bucket.head_with_checksum(key).await.map_err(failed)?;
         let meta = ObjectMeta { etag: meta.etag.clone().or(before.0.meta.etag.clone()), ..meta.clone() };
         let mut attributes = before.0.attributes();
+        let ours = ours(&attributes.user_metadata)?;
         attributes.user_metadata = fitted(key, &attributes.user_metadata, ours)?;
         let metadata = attributes.user_metadata.clone();
         let condition = self.unless_replaced(&meta);

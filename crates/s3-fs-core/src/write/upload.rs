@@ -249,7 +249,7 @@ impl Draft {
             return Ok(());
         }
         let key = self.key();
-        let meta = match self.engine.describe(&key, meta, carried.metadata).await {
+        let meta = match self.engine.describe(&key, meta, |_| Ok(carried.metadata)).await {
             // Somebody replaced it just now, with attributes of their own.
             Err(error) if matches!(error.kind(), ErrorKind::Stale | ErrorKind::NotFound) => return Ok(()),
             described => described?,

@@ -440,3 +440,29 @@ async fn a_change_of_attributes_costs_a_head_and_a_copy() {
     rig.fs.set_xattr(ino, "user.colour", b"blue", XattrMode::Any).await.unwrap();
     assert_eq!(rig.bucket.requests().total(), 4);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_two_mounts_give_one_name_is_all_kept() {
+    for path in ["f", "d"] {
+        let store = store();
+        store.put("f", "text");
+        store.put("d/x", "text");
+        let (here, there) = (Rig::new(&store), Rig::new(&store));
+        // Both know it, and neither looks again before it changes it.
+        let (one, other) = (here.look(path).await.attr.ino, there.look(path).await.attr.ino);
+        here.fs.set_attr(one, mode(0o700)).await.unwrap();
+        there.fs.set_attr(other, SetAttr { uid: Some(7), ..SetAttr::default() }).await.unwrap();
+        here.fs.set_xattr(one, "user.a", b"1", XattrMode::Any).await.unwrap();
+        there.fs.set_xattr(other, "user.b", b"2", XattrMode::Any).await.unwrap();
+        let taken = there.fs.set_xattr(other, "user.a", b"3", XattrMode::Create).await;
+        assert_eq!(taken.unwrap_err().kind(), ErrorKind::Exists);
+        tokio::time::sleep(2 * SECOND).await;
+        for rig in [here, there] {
+            let Entry { attr, .. } = rig.look(path).await;
+            assert_eq!((attr.mode, attr.uid), (0o700, 7), "{path}");
+            for (name, value) in [("user.a", b"1"), ("user.b", b"2")] {
+                assert_eq!(rig.fs.xattr(attr.ino, name).await.unwrap(), value, "{path}");
+            }
+        }
+    }
+}

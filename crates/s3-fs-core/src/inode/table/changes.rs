@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::super::replaced::Successor;
-use super::super::stored::XattrMap;
+use super::super::stored::{Stored, XattrMap};
 use super::super::{BeingWritten, GivenAttr, Inode, Node, Remote};
 use super::{InodeTable, State, other_kind};
 use crate::attr::{Attr, Entry, FileKind, InodeNo};
@@ -129,6 +129,13 @@ impl InodeTable {
             inode.changing += 1;
         }
         Changing { table: self, ino }
+    }
+
+    /// Attributes of `ino` are being changed, and the store has `stored` before that: what was changed elsewhere stays.
+    pub(crate) fn rebase(&self, ino: InodeNo, stored: &Stored) {
+        if let Some(inode) = self.state.write().inodes.get_mut(&ino) {
+            inode.take_stored(stored);
+        }
     }
 
     /// Attributes were given to `ino`.
