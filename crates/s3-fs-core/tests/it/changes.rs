@@ -369,3 +369,16 @@ async fn a_new_directory_has_nothing_of_one_that_had_its_number() {
     assert_eq!(found.unwrap_err().kind(), ErrorKind::NotFound);
     rig.fs.remove_dir(root, "a").await.unwrap();
 }
+
+#[tokio::test]
+async fn a_marker_that_the_server_does_not_copy_is_made_anew() {
+    let rig = Rig::new(&["d/f"]);
+    rig.store.put_with("d/s/", "", |head| head.user_metadata = vec![("mode".into(), "448".into())]);
+    let refused = Fault::Fail(s3::Error::new(s3::ErrorKind::Invalid, "test"));
+    rig.bucket.plan().add(Rule::new(refused).on(Operation::Copy).key("e/s/"));
+    rig.ino("d").await;
+    rig.rename("d", "e").await.unwrap();
+    assert_eq!(rig.keys(), ["e/f", "e/s/"]);
+    let metadata = rig.store.object("e/s/").unwrap().head.user_metadata;
+    assert_eq!(metadata, [("mode".to_owned(), "448".to_owned())]);
+}

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use sluicefs_s3_client::bucket::MAX_DELETE_KEYS;
-use sluicefs_s3_client::{ETag, KeyPrefix, ListRequest, ListedObject, ObjectKey, ObjectMeta, WriteCondition};
+use sluicefs_s3_client::{
+    self as s3, ETag, KeyPrefix, ListRequest, ListedObject, ObjectKey, ObjectMeta, Payload, PutRequest,
+    WriteCondition,
+};
 use tokio::time::Instant;
 
 use super::SAVING_ROUNDS;
@@ -181,11 +184,26 @@ impl FileSystem {
             let (name, meta) = (name.clone(), meta.clone());
             async move {
                 let (from, to) = (key_below(old, &name)?, key_below(new, &name)?);
-                let copy = self.writes.copy_object(&from, &meta, &to, (None, WriteCondition::Any)).await?;
-                Ok::<_, Error>((name, copy.etag))
+                let copied = self.writes.copy_object(&from, &meta, &to, (None, WriteCondition::Any)).await;
+                let etag = match copied {
+                    Err(error) if !is_file(&name) && is_refused(&error) => {
+                        self.make_marker_like(&from, to).await?
+                    }
+                    copied => copied?.etag,
+                };
+                Ok::<_, Error>((name, etag))
             }
         };
         stream::iter(objects).map(copy).buffer_unordered(COPIES_AT_ONCE).try_collect().await
+    }
+
+    /// Makes the marker `to` with what is stored with the marker `from`. Servers that keep a marker as a directory may refuse to copy it.
+    async fn make_marker_like(&self, from: &ObjectKey, to: ObjectKey) -> Result<Option<ETag>> {
+        let failed = |error| Error::from_store("rename", error).with_name(from.as_str());
+        let attributes = self.bucket.head(from).await.map_err(failed)?.attributes();
+        let condition = WriteCondition::Any;
+        let request = PutRequest { key: to, body: Payload::default(), attributes, condition };
+        Ok(self.bucket.put(request).await.map_err(failed)?.etag)
     }
 
     /// Deletes all of `objects`, and then the markers that a store of real directories shows of those that are empty now.
@@ -213,6 +231,11 @@ impl FileSystem {
             None => Ok(()),
         }
     }
+}
+
+/// Whether the store finds the request itself wrong.
+fn is_refused(error: &Error) -> bool {
+    error.store_error().is_some_and(|error| error.kind() == s3::ErrorKind::Invalid)
 }
 
 /// What of a directory was copied: as it was listed, and the copies' ETags.
