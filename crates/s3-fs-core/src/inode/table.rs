@@ -280,10 +280,13 @@ impl InodeTable {
         }
     }
 
-    /// What is known of `ino` may be told until then.
-    pub(crate) fn believe(&self, ino: InodeNo, valid_until: Instant) {
+    /// All that is known of the directory `ino` is stored, and may be told until then.
+    pub(crate) fn described(&self, ino: InodeNo, valid_until: Instant) {
         if let Some(inode) = self.state.write().inodes.get_mut(&ino) {
             inode.valid_until = valid_until;
+            if let Some(given) = &mut inode.given {
+                given.mtime = given.names.take().or(given.mtime);
+            }
         }
     }
 

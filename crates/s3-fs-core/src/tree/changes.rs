@@ -151,7 +151,7 @@ impl Tree {
     pub(crate) fn directory_described(&self, ino: InodeNo, marker: &ObjectKey) {
         self.metadata_changed(marker);
         // Whoever asked before must not say so after.
-        self.table.believe(ino, Instant::now() + self.ttl);
+        self.table.described(ino, Instant::now() + self.ttl);
     }
 
     fn gone(&self, parent: InodeNo, name: &str, now: Instant) {
