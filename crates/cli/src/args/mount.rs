@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum, ValueHint};
 
 use super::WritingArgs;
-use super::values::{TtlArg, mebibytes, mode, prefix, seconds};
+use super::values::{TtlArg, mebibytes, mebibytes_or_none, mode, prefix, seconds};
 
 /// Mounts a bucket, or a part of it, on a directory.
 #[derive(Debug, Clone, Args)]
@@ -184,9 +184,9 @@ pub(crate) struct ReadingArgs {
     /// out of order must fit into memory.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) cache: Option<PathBuf>,
-    /// The most that what was read takes in the --cache directory, in MiB; then what was used longest ago goes. 0 keeps nothing. [default: all but a
+    /// The most that what was read takes in the --cache directory, in MiB; then what was used longest ago goes; 0 keeps nothing. [default: all but a
     /// twentieth of the disk, or 4 GiB of it]
-    #[arg(long, value_name = "MIB", requires = "cache", value_parser = mebibytes)]
+    #[arg(long, value_name = "MIB", requires = "cache", value_parser = mebibytes_or_none)]
     pub(crate) max_cache_size: Option<u64>,
     /// The most that written bytes take in the --cache directory, in bytes. [default: all but a twentieth of the disk, or 4 GiB of it]
     #[arg(long, value_name = "BYTES", requires = "cache")]

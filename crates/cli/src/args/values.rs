@@ -82,6 +82,11 @@ pub(crate) fn mebibytes(text: &str) -> Result<u64, String> {
     }
 }
 
+/// The same, or 0.
+pub(crate) fn mebibytes_or_none(text: &str) -> Result<u64, String> {
+    if text == "0" { Ok(0) } else { mebibytes(text) }
+}
+
 /// How long ago: a number with its unit, `30s`, `15m`, `12h`, `7d`, `2w`.
 pub(crate) fn age(text: &str) -> Result<Duration, String> {
     let unit_secs = match text.chars().next_back() {

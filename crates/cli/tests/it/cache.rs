@@ -56,7 +56,7 @@ impl Rig {
     }
 }
 
-fn data_file(directory: &Path) -> PathBuf {
+pub(crate) fn data_file(directory: &Path) -> PathBuf {
     let mut directories = vec![directory.to_owned()];
     while let Some(directory) = directories.pop() {
         for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
@@ -104,6 +104,18 @@ fn the_cache_is_listed_verified_and_cleared() {
     assert!(size.starts_with("1 objects, "), "{size}");
     rig.cache(&["clear"]).expect_success();
     assert_eq!(rig.cache(&["size"]).expect_success().stdout, "0 objects, 0 bytes\n");
+}
+
+#[test]
+fn a_cache_without_room_keeps_nothing() {
+    let rig = Rig::new();
+    let options = ["--foreground", "--read-only", "--cache", rig.dir(), "--max-cache-size", "0"];
+    let mut mount = Foreground::start(rig.sandbox.mount(&options), Listen::Stderr);
+    mount.wait_for(" mounted");
+    fs::read(rig.sandbox.target().join("model")).unwrap();
+    mount.signal(Signal::TERM);
+    mount.wait();
+    assert!(!rig.cache.join("objects").exists());
 }
 
 /// Kills a mount while it fills the cache, again and again: what the next one reads is right, and nothing on disk is damaged.

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 /// Objects up to this long are asked for whole, without a range, when no block of them is here: only then does the store send the
 /// checksum of what it stored. Their blocks are handed out when the last byte has been verified, which costs the first reader the time
 /// of at most this many bytes.
-pub(super) const VERIFIED_BYTES: u64 = 1 << 20;
+pub(crate) const VERIFIED_BYTES: u64 = 1 << 20;
 
 /// Where the blocks of one object version come from.
 #[derive(Debug)]
@@ -67,10 +67,17 @@ impl Source {
             return Err(corrupt(version, &format!("bytes {} instead of {range}", reply.range)));
         }
         let publish = if is_whole { Publish::AtEnd } else { Publish::Each };
-        self.receive(claim, reply.body, publish).await
+        // Without an ETag in the reply nothing proves for ever whose bytes these are.
+        let disk = self.disk.as_ref().filter(|_| reply.meta.etag.is_some());
+        self.receive(claim, reply.body, (publish, disk)).await
     }
 
-    async fn receive(&self, claim: &mut Claim, mut body: BodyStream, publish: Publish) -> Result<()> {
+    async fn receive(
+        &self,
+        claim: &mut Claim,
+        mut body: BodyStream,
+        (publish, disk): (Publish, Option<&Arc<DiskObject>>),
+    ) -> Result<()> {
         let version = &*self.version;
         let range = claim.range();
         let mut left = range.len();
@@ -93,7 +100,7 @@ impl Source {
                 }
                 let buffer = current.take().expect("just filled");
                 match publish {
-                    Publish::Each => self.publish(claim, buffer),
+                    Publish::Each => self.publish(claim, buffer, disk),
                     Publish::AtEnd => full.push(buffer),
                 }
             }
@@ -105,15 +112,15 @@ impl Source {
             ));
         }
         for buffer in full {
-            self.publish(claim, buffer);
+            self.publish(claim, buffer, disk);
         }
         Ok(())
     }
 
-    fn publish(&self, claim: &mut Claim, buffer: Buffer) {
+    fn publish(&self, claim: &mut Claim, buffer: Buffer, disk: Option<&Arc<DiskObject>>) {
         let block = Arc::new(Block::new(buffer));
         // First, so that what a reader has got is on its way to the disk.
-        if let Some(disk) = &self.disk {
+        if let Some(disk) = disk {
             disk.keep(self.version.etag(), claim.first(), Arc::clone(&block));
         }
         claim.fill(block);

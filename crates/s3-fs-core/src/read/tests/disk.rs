@@ -10,6 +10,7 @@ use sluicefs_cache_dir::objects as disk;
 use sluicefs_s3_client::testing::Content;
 use tempfile::TempDir;
 
+use super::bucket::without_etag;
 use super::*;
 use crate::cache::disk::{DiskCacheConfig, DiskStats};
 
@@ -178,6 +179,17 @@ async fn no_more_objects_are_open_in_it_than_it_may_have() {
     check(&object, ByteRange::new(0, MIB)).await;
     rig.kept().await;
     assert_eq!(keys(), ["a", "b", "d"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_without_its_etag_is_read_and_not_kept() {
+    let dir = TempDir::new().unwrap();
+    let bucket = ProbeBucket::new(MIB);
+    let etag = bucket.etag();
+    bucket.edit_replies(|reply| without_etag(&mut reply.meta));
+    let rig = Rig::with_etag(bucket, config(dir.path(), LIMIT), etag);
+    rig.check_all().await;
+    assert_eq!(rig.kept().await.written_bytes, 0);
 }
 
 /// Damages something in the cache as a broken disk, or a person, would.
