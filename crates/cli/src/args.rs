@@ -4,6 +4,7 @@ mod cache;
 mod mount;
 mod objects;
 mod values;
+mod warm;
 mod writing;
 
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ pub(crate) use cache::{CacheArgs, CacheCommand, CacheDirArgs};
 pub(crate) use mount::{AttributesArg, BucketTypeArg, FileArgs, LogArgs, MountArgs, StoreArgs, SymlinksArg};
 pub(crate) use objects::{RmArgs, UploadsAbortArgs, UploadsArgs, UploadsCommand, UploadsListArgs};
 pub(crate) use values::TtlArg;
+pub(crate) use warm::WarmArgs;
 pub(crate) use writing::{ChecksumArg, ExclArg, OnConflictArg, SseArg, WritingArgs};
 
 /// Mounts an S3 bucket as a file system.
@@ -50,6 +52,12 @@ pub(crate) enum Command {
     Rm(Box<RmArgs>),
     /// Lists and aborts uploads in parts that were begun and never ended. They cost storage, and no listing shows them.
     Uploads(UploadsArgs),
+    /// Brings objects into the cache on disk before a mount reads them.
+    ///
+    /// What is there already is not fetched again, so an interrupted warm-up goes on where it was. Mounts may use the cache meanwhile.
+    /// Fails if at the end an object is not in the cache as a whole.
+    #[command(after_help = WARM_EXAMPLES, after_long_help = WARM_EXAMPLES)]
+    Warm(Box<WarmArgs>),
     /// Looks at what mounts keep on a local disk.
     Cache(CacheArgs),
     /// Shows a mount at work on this machine, without an account: starts a small S3 server, mounts it, reads a model back, writes a
@@ -80,6 +88,14 @@ Examples:
     sluicefs rm s3://my-bucket/checkpoints/step-100.pt
     sluicefs rm -r --dry-run s3://my-bucket/checkpoints/
     sluicefs rm -r s3://my-bucket/checkpoints/";
+
+const WARM_EXAMPLES: &str = "\
+Examples:
+
+    sluicefs warm --cache /var/cache/models s3://my-bucket/llama/
+    sluicefs warm --cache /var/cache/models --include '*.safetensors' s3://my-bucket/llama/
+    sluicefs warm --cache /var/cache/models --check s3://my-bucket/llama/
+    sluicefs mount --cache /var/cache/models s3://my-bucket/llama/ /mnt/llama";
 
 /// What to unmount.
 #[derive(Debug, Args)]

@@ -27,6 +27,7 @@ mod status;
 mod store;
 mod unmount;
 mod uploads;
+mod warm;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -66,6 +67,7 @@ fn run(cli: Cli, args: &[OsString]) -> Result<(), Failure> {
         Command::Status(status) => status::run(&status),
         Command::Rm(rm) => rm::run(&rm),
         Command::Uploads(uploads) => uploads::run(&uploads.command),
+        Command::Warm(warm) => warm::run(&warm),
         Command::Cache(cache) => cache::run(&cache.command),
         Command::Demo(demo) => {
             start_log(&demo.logs, Audience::Narrated)?;

@@ -120,11 +120,7 @@ fn read_config(args: &MountArgs, memory_limit_bytes: u64, open_files: usize) -> 
     let defaults = ReadConfig::default();
     let limit_bytes = args.reading.max_cache_size.unwrap_or(u64::MAX);
     let cache = args.reading.cache.as_deref().filter(|_| limit_bytes > 0);
-    let max_open_objects = open_files / OPEN_FILES_OF_AN_OBJECT;
-    let disk = |directory| {
-        let directory = absolute(directory)?;
-        Ok::<_, Failure>(DiskCacheConfig { directory, limit_bytes, max_open_objects })
-    };
+    let disk = |directory| Ok::<_, Failure>(disk_cache(absolute(directory)?, limit_bytes, open_files));
     Ok(ReadConfig {
         memory_limit_bytes,
         part_size_bytes: args
@@ -135,6 +131,11 @@ fn read_config(args: &MountArgs, memory_limit_bytes: u64, open_files: usize) -> 
         disk: cache.map(disk).transpose()?,
         ..defaults
     })
+}
+
+/// The cache in `directory` of a process that may have `open_files`.
+pub(crate) fn disk_cache(directory: PathBuf, limit_bytes: u64, open_files: usize) -> DiskCacheConfig {
+    DiskCacheConfig { directory, limit_bytes, max_open_objects: open_files / OPEN_FILES_OF_AN_OBJECT }
 }
 
 /// The same path from any directory: a mount in the background leaves the one it was started in.

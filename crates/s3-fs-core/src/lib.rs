@@ -25,6 +25,7 @@ mod readdir;
 mod removals;
 mod resolve;
 mod tree;
+mod warm;
 mod write;
 pub mod xattr;
 
@@ -40,4 +41,5 @@ pub use filesystem::{Creation, Existing, FileSystem, Replace, XattrMode};
 pub use kernel::Kernel;
 pub use read::{MAX_READ_BYTES, ReadData, ReadStats};
 pub use removals::RemovalStats;
+pub use warm::{Cold, WarmConfig, WarmError, Warmer};
 pub use write::{FileBeingWritten, LostFile, WriteStatus};

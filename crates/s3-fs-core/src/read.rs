@@ -17,6 +17,7 @@ use bytes::Bytes;
 use sluicefs_s3_client::ByteRange;
 
 pub(crate) use engine::ReadEngine;
+pub(crate) use fetch::VERIFIED_BYTES;
 pub(crate) use object::OpenObject;
 pub use stats::ReadStats;
 pub(crate) use version::ObjectVersion;

@@ -99,6 +99,14 @@ impl Entry {
         Ok(None)
     }
 
+    /// Removes the entry of `sealed` below the directory `objects`; false if somebody has it open.
+    ///
+    /// # Errors
+    /// What the system refused.
+    pub fn remove(objects: &Path, sealed: &Sealed) -> io::Result<bool> {
+        Files::of(objects, sealed.name()).remove_unused()
+    }
+
     /// Whose bytes these are.
     pub fn identity(&self) -> &Identity {
         &self.sealed.identity

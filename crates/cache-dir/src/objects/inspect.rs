@@ -68,8 +68,11 @@ pub fn verify(directory: &Path, object: &CachedObject) -> io::Result<Verified> {
     verify_blocks(&entry)
 }
 
-/// Verifies all blocks of an entry.
-pub(super) fn verify_blocks(entry: &Entry) -> io::Result<Verified> {
+/// Reads every block of `entry` and holds it against its checksum. What is wrong is absent from now on.
+///
+/// # Errors
+/// If its files cannot be read.
+pub fn verify_blocks(entry: &Entry) -> io::Result<Verified> {
     let blocks = u32::try_from(entry.identity().blocks()).map_err(io::Error::other)?;
     let mut verified = Verified::default();
     let mut block = vec![0; BLOCK_BYTES as usize];

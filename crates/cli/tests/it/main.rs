@@ -23,5 +23,6 @@ mod staging;
 mod status;
 mod uploads;
 mod users;
+mod warm;
 mod writer;
 mod writing;

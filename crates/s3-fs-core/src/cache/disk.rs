@@ -5,6 +5,7 @@
 //! pass through a short queue; when the disk cannot keep up, they are left out.
 
 mod keep;
+mod whole;
 
 use std::io;
 use std::path::PathBuf;

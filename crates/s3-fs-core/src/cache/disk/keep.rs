@@ -93,7 +93,7 @@ impl DiskObject {
         }
     }
 
-    fn write(&self, sealed: &Sealed, index: u32, block: &Block) -> io::Result<bool> {
+    pub(super) fn write(&self, sealed: &Sealed, index: u32, bytes: &[u8]) -> io::Result<bool> {
         let cache = &*self.cache;
         let known = self.entry.lock().clone();
         let open = match known {
@@ -110,10 +110,10 @@ impl DiskObject {
                 open
             }
         };
-        if !cache.take_room((block.bytes().len() as u64).next_multiple_of(PAGE_BYTES))? {
+        if !cache.take_room((bytes.len() as u64).next_multiple_of(PAGE_BYTES))? {
             return Ok(false);
         }
-        let written = open.entry.write(index, block.bytes())?;
+        let written = open.entry.write(index, bytes)?;
         cache.counters.written_bytes.fetch_add(written, Ordering::Relaxed);
         Ok(true)
     }
@@ -123,7 +123,7 @@ impl DiskCache {
     fn empty_queue(&self) {
         while let Some(Job { object, index, block }) = self.queue.next() {
             let sealed = object.sealed.get().and_then(Option::as_ref).expect("what waits has a name");
-            let written = object.write(sealed, index, &block);
+            let written = object.write(sealed, index, block.bytes());
             let is_kept = written.unwrap_or_else(|error| {
                 self.failed(Trouble::Writing, &object.key, &error);
                 if error.kind() == io::ErrorKind::StorageFull {
