@@ -1,5 +1,6 @@
 //! What every test starts from: a directory of its own, an S3 server in this process, and guards that leave nothing behind.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -113,9 +114,15 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        let pids = serving(&self.target());
+        let table = MountTable::read().unwrap();
+        let below = |path: &Path| path.starts_with(self.dir.path());
+        let points = table.iter().map(|entry| entry.mount_point.as_path()).filter(|point| below(point));
         // A mount may lie on another one.
-        while is_mounted(&self.target()) && unmount(&self.target(), UnmountMode::Lazy).is_ok() {}
+        let points: BTreeSet<PathBuf> = points.map(Path::to_owned).chain([self.target()]).collect();
+        let pids: Vec<Pid> = points.iter().flat_map(|point| serving(point)).collect();
+        for point in points {
+            while is_mounted(&point) && unmount(&point, UnmountMode::Lazy).is_ok() {}
+        }
         for pid in pids {
             if !has_ended(pid, Duration::from_secs(10)) && kill_process(pid, Signal::KILL).is_ok() {
                 eprintln!("killed {pid:?}, which had not ended after its mount was gone");
