@@ -4,22 +4,25 @@
 //! pass through it.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, fallocate};
 
-use crate::place::{KEPT, Place};
+use crate::place::{KEPT, Place, RECORD};
 
 /// What room is counted in, in bytes.
 const GRAIN_BYTES: u64 = 128 << 10;
 
+/// So much is copied at once.
+const COPY_BYTES: usize = 1 << 20;
+
 /// The staged bytes of one file. It is removed when this is dropped, and by the next mount if this process is killed, unless it was
-/// [kept](Self::keep).
+/// [kept](Self::keep). What is kept does not change any more.
 ///
 /// Reads and writes may go on at the same time; for each byte one call at a time writes or discards it.
 #[derive(Debug)]
@@ -43,11 +46,22 @@ impl StageFile {
         Self { place, state: Mutex::new(state), file: OnceLock::new() }
     }
 
+    /// One that a dead mount kept.
+    pub(crate) fn of_dead(place: Arc<Place>, path: PathBuf) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).open(&path)?;
+        let taken = Grains::first((file.metadata()?.blocks() * 512).div_ceil(GRAIN_BYTES));
+        place.room.take_held(taken.count() * GRAIN_BYTES);
+        Ok(Self { place, state: Mutex::new(State { path, is_kept: true, taken }), file: file.into() })
+    }
+
     /// Puts `bytes` at `offset`. When it fails, the grains that were empty before are so again.
     ///
     /// # Errors
-    /// `StorageFull` if the limit or the disk leaves no room; what the disk answered.
+    /// `InvalidInput` for a file that is kept; `StorageFull` if the limit or the disk leaves no room; what the disk answered.
     pub fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if self.is_kept() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a file that is kept does not change"));
+        }
         let file = self.open()?;
         let new = self.state.lock().taken.missing(offset..offset + bytes.len() as u64);
         if !new.is_empty() {
@@ -72,12 +86,28 @@ impl StageFile {
         file.read_exact_at(into, offset)
     }
 
-    /// Lets go of the bytes of `range`: the grains that lie in it whole give their room back and read as zeros.
+    /// Puts the bytes of `ranges`, which `other` has, at the same places here.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write) and [`read`](Self::read).
+    pub fn copy(&self, other: &Self, ranges: impl IntoIterator<Item = Range<u64>>) -> io::Result<()> {
+        let mut buffer = vec![0; COPY_BYTES];
+        for range in ranges {
+            for at in (range.start..range.end).step_by(COPY_BYTES) {
+                let bytes = &mut buffer[..(range.end - at).min(COPY_BYTES as u64) as usize];
+                other.read(at, bytes)?;
+                self.write(at, bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets go of the bytes of `range`: the grains that lie in it whole give their room back and read as zeros. Of a file that is kept none are.
     ///
     /// # Errors
     /// What the disk answered; the room stays taken then.
     pub fn discard(&self, range: Range<u64>) -> io::Result<()> {
-        let Some(file) = self.file.get() else { return Ok(()) };
+        let Some(file) = self.file.get().filter(|_| !self.is_kept()) else { return Ok(()) };
         for grain in range.start.div_ceil(GRAIN_BYTES)..range.end / GRAIN_BYTES {
             if self.state.lock().taken.has(grain) {
                 let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
@@ -89,22 +119,64 @@ impl StageFile {
         Ok(())
     }
 
-    /// Makes the bytes durable and the file outlive its mount, also a killed one: afterwards it lies at the path returned until somebody removes it,
-    /// and the [stage](crate::StageDir::leftovers) of the next mount tells of it. Its bytes lie at their own offsets; which of them count, and what
-    /// they are of, is for the caller to record, before it is told that they are safe.
+    /// Makes the bytes and `record`, which says what they are, durable: when this returns, both outlive the mount, also a killed one, as a
+    /// [`Leftover`](crate::Leftover) for the next.
     ///
     /// # Errors
-    /// What the disk answered; the file is not kept then.
-    pub fn keep(&self) -> io::Result<PathBuf> {
+    /// What the disk answered; whether the file is kept then is not known before it is [let go](Self::let_go).
+    pub fn keep(&self, record: &[u8]) -> io::Result<()> {
         self.open()?.sync_all()?;
         let mut state = self.state.lock();
         if !state.is_kept {
-            let path = state.path.with_extension(KEPT);
-            fs::rename(&state.path, &path)?;
-            File::open(&self.place.path)?.sync_all()?;
-            (state.path, state.is_kept) = (path, true);
+            let kept = state.path.with_extension(KEPT);
+            fs::rename(&state.path, &kept)?;
+            state.path = kept;
         }
-        Ok(state.path.clone())
+        put_record(&state.path, record)?;
+        state.is_kept = true;
+        // Until here a crash may leave either; a failure here leaves what is kept for now.
+        self.sync_directory()
+    }
+
+    /// Gives a file that is kept another record. One that was let go meanwhile stays so.
+    ///
+    /// # Errors
+    /// What the disk answered; the record is the old one or the new one then.
+    pub fn amend(&self, record: &[u8]) -> io::Result<()> {
+        let state = self.state.lock();
+        if !state.is_kept {
+            return Ok(());
+        }
+        put_record(&state.path, record)?;
+        self.sync_directory()
+    }
+
+    /// Whether it outlives its mount.
+    pub fn is_kept(&self) -> bool {
+        self.state.lock().is_kept
+    }
+
+    /// What was kept is safe elsewhere, or nobody's any more: when this returns, no mount will find it. Its bytes can be read as long as this is there.
+    ///
+    /// # Errors
+    /// What the disk answered; it may be found then.
+    pub fn let_go(&self) -> io::Result<()> {
+        let mut state = self.state.lock();
+        if state.is_kept {
+            fs::remove_file(state.path.with_extension(RECORD))?;
+            state.is_kept = false;
+            self.sync_directory()?;
+        }
+        Ok(())
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> PathBuf {
+        self.state.lock().path.clone()
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        File::open(&self.place.path)?.sync_all()
     }
 
     fn open(&self) -> io::Result<&File> {
@@ -115,6 +187,15 @@ impl StageFile {
         let file = create(&state.path)?;
         Ok(self.file.get_or_init(|| file))
     }
+}
+
+/// Says `record` of the file `path`, which is kept: as a whole, or what was said before stays.
+fn put_record(path: &Path, record: &[u8]) -> io::Result<()> {
+    let beside = path.with_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    file.write_all(record)?;
+    file.sync_all()?;
+    fs::rename(&beside, path.with_extension(RECORD))
 }
 
 fn create(path: &Path) -> io::Result<File> {
@@ -139,6 +220,13 @@ impl Drop for StageFile {
 struct Grains(Vec<u64>);
 
 impl Grains {
+    /// So many, from the first on.
+    fn first(count: u64) -> Self {
+        let mut grains = Self::default();
+        grains.set(&(0..count).collect::<Vec<_>>());
+        grains
+    }
+
     /// Those with bytes of `range` that are not in the set.
     fn missing(&self, range: Range<u64>) -> Vec<u64> {
         let touched = range.start / GRAIN_BYTES..range.end.div_ceil(GRAIN_BYTES);
@@ -212,16 +300,44 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_file_outlives_its_stage() {
-        let (cache, stage) = stage(2);
+    fn a_kept_file_outlives_its_stage_and_does_not_change() {
+        let (cache, stage) = stage(4);
         let file = stage.create();
         file.write(3, b"kept").unwrap();
-        let path = file.keep().unwrap();
-        assert_eq!(file.keep().unwrap(), path);
-        file.write(0, b"and").unwrap();
+        file.keep(b"first").unwrap();
+        file.keep(b"second").unwrap();
+        let path = file.path();
+        assert_eq!(file.write(0, b"and").unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        file.discard(0..GRAIN_BYTES).unwrap();
         drop((file, stage));
-        assert_eq!(fs::read(&path).unwrap(), b"andkept");
+        assert_eq!(fs::read(&path).unwrap(), b"\0\0\0kept");
+
         let next = StageDir::open(cache.path(), 1).unwrap();
-        assert_eq!(next.leftovers(), [path]);
+        let found = next.take_leftovers(|_| true).unwrap();
+        let [left] = &found[..] else { panic!("{found:?}") };
+        let mut read = [0; 4];
+        left.file.read(3, &mut read).unwrap();
+        assert_eq!((&left.record[..], &read), (&b"second"[..], b"kept"));
+        assert_eq!(next.used_bytes(), GRAIN_BYTES, "it takes room, beyond the limit if need be");
+        left.file.let_go().unwrap();
+        drop((found, next));
+        assert!(!path.parent().unwrap().exists());
+    }
+
+    #[test]
+    fn what_is_kept_can_be_copied_and_what_was_let_go_is_gone_with_its_file() {
+        let (cache, stage) = stage(4);
+        let (file, copy) = (stage.create(), stage.create());
+        file.write(0, &grains(2, 7)).unwrap();
+        file.keep(b"record").unwrap();
+        copy.copy(&file, [1..4, GRAIN_BYTES..GRAIN_BYTES + 1]).unwrap();
+        let mut read = [9; 5];
+        copy.read(0, &mut read).unwrap();
+        assert_eq!(read, [0, 7, 7, 7, 0]);
+        file.let_go().unwrap();
+        file.read(0, &mut read).unwrap();
+        assert_eq!(read, [7; 5]);
+        drop((file, copy, stage));
+        assert_eq!(fs::read_dir(cache.path().join("stage")).unwrap().count(), 1, "the lock of all");
     }
 }

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod file;
+mod leftover;
 pub mod objects;
 mod owned;
 mod place;
@@ -12,5 +13,6 @@ mod room;
 mod stage;
 
 pub use file::StageFile;
+pub use leftover::Leftover;
 pub use owned::{CacheDirError, own_directory};
 pub use stage::StageDir;

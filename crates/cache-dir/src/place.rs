@@ -3,20 +3,23 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::room::Room;
 
 /// The file that is locked.
 pub(crate) const LOCK: &str = "lock";
 
-/// The extension of files that outlive their mount.
+/// The extension of files that outlive their mount, and of what is said about each.
 pub(crate) const KEPT: &str = "kept";
+pub(crate) const RECORD: &str = "record";
 
 /// A mount's directory, for as long as somebody uses it.
 #[derive(Debug)]
 pub(crate) struct Place {
     pub(crate) path: PathBuf,
-    pub(crate) room: Room,
+    /// That of the mount that uses it.
+    pub(crate) room: Arc<Room>,
     #[expect(dead_code, reason = "locked until it is closed")]
     pub(crate) lock: File,
 }
@@ -29,20 +32,27 @@ impl Drop for Place {
     }
 }
 
-/// Removes the stage `path`, whose lock is held, but for the files that were kept; returns those.
-pub(crate) fn remove_stage(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut kept = Vec::new();
+/// Removes the stage `path`, whose lock is held, but for the files that were kept and their records.
+///
+/// A file whose record was not finished was told to nobody to be safe.
+pub(crate) fn remove_stage(path: &Path) -> io::Result<()> {
+    let mut is_empty = true;
     for entry in fs::read_dir(path)? {
         let file = entry?.path();
-        match file.extension() {
-            Some(extension) if extension == KEPT => kept.push(file),
-            _ if file.ends_with(LOCK) => {}
-            _ => fs::remove_file(&file)?,
+        let partner = match file.extension() {
+            Some(extension) if extension == KEPT => Some(file.with_extension(RECORD)),
+            Some(extension) if extension == RECORD => Some(file.with_extension(KEPT)),
+            _ => None,
+        };
+        if partner.is_some_and(|partner| partner.exists()) {
+            is_empty = false;
+        } else if !file.ends_with(LOCK) {
+            fs::remove_file(&file)?;
         }
     }
-    if kept.is_empty() {
+    if is_empty {
         fs::remove_file(path.join(LOCK))?;
         fs::remove_dir(path)?;
     }
-    Ok(kept)
+    Ok(())
 }

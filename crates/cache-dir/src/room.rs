@@ -47,6 +47,11 @@ impl Room {
         Ok(())
     }
 
+    /// Takes `bytes` that the disk holds already, whatever the limit is.
+    pub(crate) fn take_held(&self, bytes: u64) {
+        self.taken_bytes.fetch_add(bytes, Ordering::AcqRel);
+    }
+
     pub(crate) fn give_back(&self, bytes: u64) {
         self.taken_bytes.fetch_sub(bytes, Ordering::AcqRel);
     }

@@ -1,7 +1,8 @@
 //! The stage: a mount's own directory for bytes that were written and are not at the store yet.
 //!
 //! `CACHE/stage/` has a directory for each mount, which holds the lock of the file `lock` in it as long as it lives. The next mount removes what
-//! dead ones left, but for files that were [kept](StageFile::keep): those stay where they are until somebody removes them.
+//! dead ones left, but for files that were [kept](StageFile::keep): those are [taken over](StageDir::take_leftovers) by a mount that knows what
+//! to do with them.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::file::StageFile;
+use crate::leftover::{self, Leftover};
 use crate::owned::{CacheDirError, failed, lock_file, own_directory};
 use crate::place::{LOCK, Place, remove_stage};
 use crate::room::Room;
@@ -19,7 +21,7 @@ use crate::room::Room;
 pub struct StageDir {
     place: Arc<Place>,
     next: AtomicU64,
-    leftovers: Vec<PathBuf>,
+    stages: PathBuf,
 }
 
 impl StageDir {
@@ -35,11 +37,13 @@ impl StageDir {
         // Nobody makes a stage while another looks which ones are dead.
         let all = lock_file(&stages.join(LOCK))?;
         all.lock().map_err(failed("lock", &stages.join(LOCK)))?;
-        let leftovers = sweep(&stages)?;
+        for (path, _lock) in dead(&stages)? {
+            remove_stage(&path).map_err(failed("remove", &path))?;
+        }
         let (path, lock) = make(&stages)?;
-        tracing::debug!(path = %path.display(), limit_bytes, kept = leftovers.len(), "staging on disk");
-        let place = Place { path, room: Room::new(limit_bytes), lock };
-        Ok(Arc::new(Self { place: Arc::new(place), next: AtomicU64::new(0), leftovers }))
+        tracing::debug!(path = %path.display(), limit_bytes, "staging on disk");
+        let place = Place { path, room: Arc::new(Room::new(limit_bytes)), lock };
+        Ok(Arc::new(Self { place: Arc::new(place), next: AtomicU64::new(0), stages }))
     }
 
     /// A new file, without any bytes. Does no I/O: the file is made on disk with its first byte.
@@ -63,9 +67,20 @@ impl StageDir {
         &self.place.path
     }
 
-    /// Files that mounts kept which have died since, as they were found when this was opened.
-    pub fn leftovers(&self) -> &[PathBuf] {
-        &self.leftovers
+    /// Takes over the files that mounts kept which have died since, those whose record is `mine`: no other mount finds them while any of them is
+    /// held. Those of living mounts, and of dead ones with nothing of mine, are left alone.
+    ///
+    /// # Errors
+    /// What the disk answered.
+    pub fn take_leftovers(&self, mine: impl Fn(&[u8]) -> bool) -> Result<Vec<Leftover>, CacheDirError> {
+        let all = lock_file(&self.stages.join(LOCK))?;
+        all.lock().map_err(failed("lock", &self.stages.join(LOCK)))?;
+        let mut taken = Vec::new();
+        for (path, lock) in dead(&self.stages)? {
+            let place = Place { path: path.clone(), room: Arc::clone(&self.place.room), lock };
+            taken.extend(leftover::take(place, &mine).map_err(failed("take over", &path))?);
+        }
+        Ok(taken)
     }
 }
 
@@ -88,9 +103,9 @@ fn make(stages: &Path) -> Result<(PathBuf, File), CacheDirError> {
     }
 }
 
-/// Removes what mounts left that have died; returns the files that they kept.
-fn sweep(stages: &Path) -> Result<Vec<PathBuf>, CacheDirError> {
-    let mut kept = Vec::new();
+/// The stages of mounts that have died, and their locks, which are ours now.
+fn dead(stages: &Path) -> Result<Vec<(PathBuf, File)>, CacheDirError> {
+    let mut dead = Vec::new();
     let entries = fs::read_dir(stages).and_then(Iterator::collect::<io::Result<Vec<_>>>);
     for entry in entries.map_err(failed("list", stages))? {
         let path = entry.path();
@@ -99,13 +114,13 @@ fn sweep(stages: &Path) -> Result<Vec<PathBuf>, CacheDirError> {
         }
         let lock = lock_file(&path.join(LOCK))?;
         match lock.try_lock() {
-            Ok(()) => kept.extend(remove_stage(&path).map_err(failed("remove", &path))?),
+            Ok(()) => dead.push((path, lock)),
             Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(error)) => return Err(failed("lock", &path)(error)),
         }
     }
-    kept.sort_unstable();
-    Ok(kept)
+    dead.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+    Ok(dead)
 }
 
 #[cfg(test)]
@@ -130,20 +145,39 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         let (dead, alive) = (cache.path().join("stage/1-0"), StageDir::open(cache.path(), 1 << 20).unwrap());
         fs::create_dir(&dead).unwrap();
-        for name in ["0", "1", "2.kept", LOCK] {
+        for name in ["0", "1", "2.kept", "2.record", "3.kept", "4.record", "2.new", LOCK] {
             fs::write(dead.join(name), "x").unwrap();
         }
         let no_lock = cache.path().join("stage/2-0");
         fs::create_dir(&no_lock).unwrap();
         fs::write(no_lock.join("0"), "x").unwrap();
+        let living = alive.create();
+        living.write(0, b"of the living").unwrap();
+        living.keep(b"x").unwrap();
 
         let next = StageDir::open(cache.path(), 1 << 20).unwrap();
-        assert_eq!(next.leftovers(), [dead.join("2.kept")]);
-        assert!(!dead.join("0").exists() && dead.join("2.kept").exists() && !no_lock.exists());
         assert!(alive.path().exists() && alive.path() != next.path(), "a living mount keeps its own");
+        let names =
+            || fs::read_dir(&dead).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut left: Vec<_> = names().collect();
+        left.sort_unstable();
+        assert_eq!(
+            left,
+            ["2.kept", "2.record", LOCK],
+            "a file without a record was told to nobody to be safe"
+        );
+        assert!(!no_lock.exists());
 
-        fs::remove_file(dead.join("2.kept")).unwrap();
-        assert!(StageDir::open(cache.path(), 1 << 20).unwrap().leftovers().is_empty());
+        assert!(next.take_leftovers(|_| false).unwrap().is_empty());
+        let taken = next.take_leftovers(|record| record == b"x").unwrap();
+        assert_eq!(taken.iter().map(|left| left.file.path()).collect::<Vec<_>>(), [dead.join("2.kept")]);
+        let third = StageDir::open(cache.path(), 1 << 20).unwrap();
+        assert!(third.take_leftovers(|_| true).unwrap().is_empty(), "they are somebody's");
+        drop(taken);
+        let again = third.take_leftovers(|_| true).unwrap();
+        assert_eq!(again.len(), 1, "nobody let go of it");
+        again[0].file.let_go().unwrap();
+        drop(again);
         assert!(!dead.exists());
     }
 }

@@ -20,7 +20,7 @@ pub(crate) use mount::{AttributesArg, BucketTypeArg, FileArgs, LogArgs, MountArg
 pub(crate) use objects::{RmArgs, UploadsAbortArgs, UploadsArgs, UploadsCommand, UploadsListArgs};
 pub(crate) use values::TtlArg;
 pub(crate) use warm::WarmArgs;
-pub(crate) use writing::{ChecksumArg, ExclArg, OnConflictArg, SseArg, WritingArgs};
+pub(crate) use writing::{ChecksumArg, ExclArg, OnConflictArg, SseArg, WriteBackArg, WritingArgs};
 
 /// Mounts an S3 bucket as a file system.
 #[derive(Debug, Parser)]
@@ -201,6 +201,7 @@ mod tests {
             &["--sse", "AES256", "--sse-c-key-file", "k"],
             &["--tag", "no-value"],
             &["--on-conflict", "ask"],
+            &["--write-back", "async"],
         ] {
             let line = ["sluicefs", "mount", "b", "/d"].iter().chain(extra);
             assert!(Cli::try_parse_from(line).is_err(), "{extra:?}");

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluicefs_cache_dir::{CacheDirError, StageDir, own_directory};
-use sluicefs_core::{FileSystem, FsConfig};
+use sluicefs_core::{FileSystem, FsConfig, Restored};
 use sluicefs_fuse::{Access, MountConfig, MountError, MountedSession, SessionError, Xattrs};
 use sluicefs_fuse_mount::{MountState, mount_state, passed_descriptor};
+use sluicefs_s3_client::ObjectKey;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
@@ -182,11 +183,11 @@ fn run_until_unmounted(plan: &Plan, foreground: Foreground<'_>) -> Result<(), Fa
             signal = signals.next() => return Err(Failure::failed(format!("stopped by {signal} before anything was mounted"))),
         };
         let session = attach(Arc::clone(&fs), plan.target.clone(), plan.session.clone()).await?;
-        tracing::info!(source = %plan.source, target_path = %session.target().display(), "mounted");
         let answering = match state {
             Some(state) => answer_questions(plan, state, &fs, session.target()).await,
             None => None,
         };
+        tracing::info!(source = %plan.source, target_path = %session.target().display(), "mounted");
         let announced = match foreground {
             Foreground::Terminal => Ok(()),
             Foreground::Child(parent, logging) => announce(parent, logging),
@@ -200,7 +201,7 @@ fn run_until_unmounted(plan: &Plan, foreground: Foreground<'_>) -> Result<(), Fa
                     cleaning.abort();
                     drop(cleaning.await);
                 }
-                let saved = finish(&fs).await;
+                let saved = finish(&fs, plan.cache.as_ref()).await;
                 if let Some(answering) = answering {
                     answering.abort();
                     // Whatever became of it, its socket is gone then.
@@ -298,6 +299,14 @@ async fn prepare(plan: &Plan) -> Result<Prepared<impl Future<Output = ()> + Send
     }
     let fs = FileSystem::with_stage(bucket, plan.fs.clone(), stage);
     let fs = fs.map_err(|error| Failure::usage(error.to_string()))?;
+    let restored = fs.restore().await;
+    if restored != Restored::default() {
+        tracing::info!(
+            files = restored.taken,
+            left = restored.left,
+            "sending files that a mount which was killed, or could not reach the store, had acknowledged"
+        );
+    }
     Ok(Prepared { fs, state, cleaning })
 }
 
@@ -368,19 +377,34 @@ async fn serve(mut session: MountedSession, signals: &mut Signals) -> Result<(),
 /// How long what is on its way to the store may take when the mount has ended.
 const SAVING_GRACE: Duration = Duration::from_secs(30);
 
-/// Waits for what was written; an error names what is lost.
-async fn finish(fs: &FileSystem) -> Result<(), Failure> {
-    let unsaved = fs.finish(SAVING_GRACE).await;
-    for key in &unsaved {
+/// Waits for what was written; an error names what is lost, and what is left for the next mount.
+async fn finish(fs: &FileSystem, cache: Option<&Cache>) -> Result<(), Failure> {
+    let unfinished = fs.finish(SAVING_GRACE).await;
+    for key in &unfinished.lost {
         tracing::error!(%key, "what was written to this file is lost: it was neither closed nor synced when the mount ended");
     }
-    match unsaved.as_slice() {
-        [] => Ok(()),
-        [first, rest @ ..] => Err(Failure::failed(format!(
-            "files were neither closed nor synced when the mount ended, so what was written to them is lost: {first}{}",
-            if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) }
-        ))),
+    for key in &unfinished.kept {
+        tracing::error!(%key, "this file was closed and is not at the store yet: it is kept for the next mount");
     }
+    let lost = some_of(&unfinished.lost).map(|keys| {
+        format!("files were neither closed nor synced when the mount ended, so what was written to them is lost: {keys}")
+    });
+    let kept = some_of(&unfinished.kept).zip(cache).map(|(keys, cache)| {
+        let dir = cache.dir.display();
+        format!("files that were closed are not at the store yet: {keys}. They are kept in {dir}; the next mount of the bucket with --cache {dir} sends them")
+    });
+    match (lost, kept) {
+        (None, None) => Ok(()),
+        (None, Some(kept)) => Err(Failure::new(ExitStatus::Store, kept)),
+        (Some(lost), None) => Err(Failure::failed(lost)),
+        (Some(lost), Some(kept)) => Err(Failure::failed(format!("{lost}; {kept}"))),
+    }
+}
+
+/// The first of `keys`, and how many there are besides.
+fn some_of(keys: &[ObjectKey]) -> Option<String> {
+    let (first, rest) = keys.split_first()?;
+    Some(if rest.is_empty() { first.to_string() } else { format!("{first} and {} more", rest.len()) })
 }
 
 /// How long users of the mount may take to leave it after a signal.

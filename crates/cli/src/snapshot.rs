@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sluicefs_core::{FileBeingWritten, FileSystem, FsConfig, LostFile, Ttl, WriteStatus};
+use sluicefs_core::{
+    FileBeingWritten, FileSystem, FsConfig, LostFile, QueuedFile, QueuedState, Ttl, WriteStatus,
+};
 use tokio::time::Instant;
 
 /// The question.
@@ -67,6 +69,7 @@ impl Snapshots {
             "gets": reading.gets,
             "files_being_written": writing.files.iter().map(file).collect::<Vec<_>>(),
             "uploads_under_way": uploads(&writing),
+            "queue": queue(&self.fs.queued_files()),
             "removals": { "pending": removals.pending, "failed": removals.failed },
             "lost": {
                 "count": writing.lost_count,
@@ -87,6 +90,7 @@ fn options(config: &FsConfig, cache: Option<&(String, Option<u64>)>) -> Value {
         "write_part_size": config.write.part_size_bytes,
         "on_conflict": format!("{:?}", config.write.on_conflict).to_lowercase(),
         "delete_behind": config.write.delete_behind,
+        "write_back": format!("{:?}", config.write.write_back).to_lowercase(),
         "attributes": format!("{:?}", config.attributes).to_lowercase(),
         "allow_symlinks": format!("{:?}", config.symlinks).to_lowercase(),
         "cache": cache.map(|(directory, _)| directory),
@@ -116,6 +120,39 @@ fn file(file: &FileBeingWritten) -> Value {
         "sent_bytes": file.sent_bytes,
         "parts_under_way": file.flying_parts,
         "error": file.error,
+    })
+}
+
+fn queue(files: &[QueuedFile]) -> Value {
+    json!({
+        "count": files.len(),
+        "bytes": files.iter().map(|file| file.size_bytes).sum::<u64>(),
+        "files": files.iter().map(queued).collect::<Vec<_>>(),
+    })
+}
+
+fn queued(file: &QueuedFile) -> Value {
+    let (state, retry) = match file.state {
+        QueuedState::Waiting => ("waiting", None),
+        QueuedState::Sending => ("sending", None),
+        QueuedState::Paused(left) => ("paused", Some(left.as_secs_f64())),
+        QueuedState::Conflict => ("conflict", None),
+    };
+    let remedy = (file.state == QueuedState::Conflict).then(|| {
+        format!(
+            "somebody else replaced the object; mount with --on-conflict overwrite to send this one all the same, if it was written as a whole, or copy it elsewhere through the mount, unmount, and remove {}",
+            file.kept_in.with_extension("*").display()
+        )
+    });
+    json!({
+        "key": file.key.as_str(),
+        "size_bytes": file.size_bytes,
+        "state": state,
+        "retry_in_seconds": retry,
+        "failures": file.failures,
+        "error": file.error,
+        "kept_in": file.kept_in.to_string_lossy(),
+        "remedy": remedy,
     })
 }
 

@@ -8,10 +8,12 @@ use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest as CrcDigest, checksum_combine};
 use md5::{Digest as _, Md5};
 
+use serde::{Deserialize, Serialize};
+
 use crate::key::ETag;
 
 /// How a checksum is computed. Both take some 0.05 s of a CPU per GiB.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ChecksumAlgorithm {
     /// `x-amz-checksum-crc32c`
     Crc32c,
@@ -36,7 +38,7 @@ impl ChecksumAlgorithm {
 }
 
 /// The checksum of some bytes. It prints in base64, as its header has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Checksum {
     algorithm: ChecksumAlgorithm,
     value: u64,

@@ -2,6 +2,8 @@
 //!
 //! Size and digest must agree: the ETag where it is an MD5, else a checksum that the store keeps. What cannot be proven is not ours.
 
+use serde::{Deserialize, Serialize};
+
 use crate::bucket::{ObjectHead, Part, Payload};
 use crate::checksum::{
     Checksum, ChecksumAlgorithm, StoredChecksum, composite_checksum, md5_etag, multipart_etag,
@@ -11,8 +13,8 @@ use crate::key::ETag;
 /// An object as the store describes it.
 pub type Found = (ObjectHead, Option<StoredChecksum>);
 
-/// What an object that was to be written can be known by.
-#[derive(Debug, Clone)]
+/// What an object that was to be written can be known by; also by another process, to which it was handed on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
     size: u64,
     /// The ETag where ETags are MD5s.

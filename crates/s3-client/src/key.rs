@@ -7,6 +7,8 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 /// The longest key S3 accepts, in bytes of UTF-8 (Amazon S3 User Guide, "Object key naming guidelines").
 pub const MAX_KEY_BYTES: usize = 1024;
 
@@ -107,7 +109,8 @@ fn write_escaped(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
 ///
 /// Equality is equality of the text. The usual forms, an MD5 (`"<32 hex>"`) and a multipart digest
 /// (`"<32 hex>-<parts>"`), are held in 18 bytes without an allocation: a mount holds one per known file.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
 pub struct ETag(Repr);
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -117,6 +120,18 @@ enum Repr {
     /// `"d41d8cd98f00b204e9800998ecf8427e-3"`
     Multipart([u8; 16], u16),
     Other(Arc<str>),
+}
+
+impl From<String> for ETag {
+    fn from(text: String) -> Self {
+        Self::new(&text)
+    }
+}
+
+impl From<ETag> for String {
+    fn from(etag: ETag) -> Self {
+        etag.to_string()
+    }
 }
 
 impl ETag {

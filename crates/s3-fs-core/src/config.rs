@@ -141,6 +141,17 @@ pub enum Exclusive {
     AtClose,
 }
 
+/// When closing a file returns.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WriteBack {
+    /// When the store has it.
+    #[default]
+    Off,
+    /// When it is durable in the stage, if there is one with room for it; the store has it later. What somebody else makes of the name meanwhile is
+    /// not overwritten, also where the file was cut to nothing.
+    Async,
+}
+
 /// Settings of the write path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WriteConfig {
@@ -158,6 +169,8 @@ pub struct WriteConfig {
     pub infer_content_type: bool,
     /// Removed files are gone at the store a moment later, many by one request. Default false.
     pub delete_behind: bool,
+    /// When closing a file returns. Default when the store has it.
+    pub write_back: WriteBack,
     /// The tier that new objects are told to be in, as far as attributes show it. The client's settings decide.
     pub storage_class: StorageClass,
 }
@@ -172,6 +185,7 @@ impl Default for WriteConfig {
             max_renamed_objects: 100_000,
             infer_content_type: true,
             delete_behind: false,
+            write_back: WriteBack::default(),
             storage_class: StorageClass::Standard,
         }
     }

@@ -5,6 +5,7 @@ mod files;
 mod links;
 mod names;
 mod rename;
+mod write_back;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -27,14 +28,15 @@ use crate::read::{ReadData, ReadEngine, ReadStats};
 use crate::readdir::DirHandle;
 use crate::removals::{Removal, RemovalStats, Removals};
 use crate::tree::Tree;
-use crate::write::{WriteEngine, WriteStatus, Writer, Writers};
+use crate::write::{UploadQueue, WriteEngine, WriteStatus, Writer, Writers};
 use crate::xattr;
 
 use attributes::TURNS;
 
 pub use attributes::XattrMode;
-pub use files::{Creation, Existing};
+pub use files::{Creation, Existing, Unfinished};
 pub use rename::Replace;
+pub use write_back::Restored;
 
 /// A bucket, or a prefix of it, as a tree of files.
 ///
@@ -46,6 +48,10 @@ pub struct FileSystem {
     engine: Arc<ReadEngine>,
     writes: Arc<WriteEngine>,
     writers: Arc<Writers>,
+    /// Files that were acknowledged and are not at the store yet.
+    uploads: Arc<UploadQueue>,
+    stage: Option<Arc<StageDir>>,
+    runtime: runtime::Handle,
     /// Files that lost their names while they were open, until the kernel forgets them.
     nameless: Mutex<FxHashMap<InodeNo, Writer>>,
     /// If removed files are removed at the store a moment later.
@@ -103,8 +109,8 @@ impl FileSystem {
         let writes = WriteEngine::new(
             Arc::clone(&bucket),
             Arc::clone(&engine),
-            (config.write.clone(), stage),
-            runtime,
+            (config.write.clone(), stage.clone()),
+            runtime.clone(),
             (
                 Box::new(move |ino, meta| committed.committed(ino, meta)),
                 Box::new(move |ino| described.carried_by(ino)),
@@ -118,6 +124,9 @@ impl FileSystem {
             engine,
             writes,
             writers: Arc::default(),
+            uploads: Arc::default(),
+            stage,
+            runtime,
             nameless: Mutex::default(),
             removals,
             turns: Default::default(),
@@ -194,6 +203,9 @@ impl FileSystem {
         let key = self.tree.key("open", ino)?;
         let is_fresh = self.tree.is_fresh(ino);
         let may_be_cached = self.config.revalidate_on_open && self.files.was_delivered(ino);
+        // What was acknowledged and not sent yet is newer than anything that the store could tell.
+        let is_saved = self.writers.draft(ino).is_some_and(|draft| draft.has_saved());
+        let may_be_cached = may_be_cached && !is_saved;
         if !is_fresh || may_be_cached {
             self.tree.refresh("open", ino).await?;
         }

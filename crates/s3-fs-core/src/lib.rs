@@ -34,12 +34,13 @@ pub use attr::{
 };
 pub use cache::disk::{DiskCacheConfig, DiskCacheError, DiskStats};
 pub use config::{
-    Allow, Attributes, Exclusive, FsConfig, OnConflict, OwnerOfNew, ReadConfig, Symlinks, Ttl, WriteConfig,
+    Allow, Attributes, Exclusive, FsConfig, OnConflict, OwnerOfNew, ReadConfig, Symlinks, Ttl, WriteBack,
+    WriteConfig,
 };
 pub use error::{Error, ErrorKind, Result};
-pub use filesystem::{Creation, Existing, FileSystem, Replace, XattrMode};
+pub use filesystem::{Creation, Existing, FileSystem, Replace, Restored, Unfinished, XattrMode};
 pub use kernel::Kernel;
 pub use read::{MAX_READ_BYTES, ReadData, ReadStats};
 pub use removals::RemovalStats;
 pub use warm::{Cold, WarmConfig, WarmError, Warmer};
-pub use write::{FileBeingWritten, LostFile, WriteStatus};
+pub use write::{FileBeingWritten, LostFile, QueuedFile, QueuedState, WriteStatus};

@@ -50,6 +50,17 @@ pub(crate) struct WritingArgs {
     /// unmounting.
     #[arg(long)]
     pub(crate) delete_behind: bool,
+    /// When closing a file returns: off, when the store has it; async, when the --cache directory has it durably, and it is sent in the background, also
+    /// by the next mount if this one is killed. fsync waits for the store in any case. sluicefs status shows what is not sent yet.
+    /// [default: off]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "off|async",
+        hide_possible_values = true,
+        requires_if("async", "cache")
+    )]
+    pub(crate) write_back: Option<WriteBackArg>,
     /// Refuse to rename directories with more objects than this below them: each is copied by a request. [default: 100000]
     #[arg(long, value_name = "N")]
     pub(crate) max_renamed_objects: Option<u64>,
@@ -87,6 +98,15 @@ pub(crate) enum OnConflictArg {
     Fail,
     /// What the other wrote is replaced.
     Overwrite,
+}
+
+/// `--write-back`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WriteBackArg {
+    /// The store has what was closed.
+    Off,
+    /// This machine has it, and the store will.
+    Async,
 }
 
 /// `--excl`.

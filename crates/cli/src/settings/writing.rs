@@ -1,10 +1,10 @@
 //! What the options about writing mean: to the client, which sends, and to the file system, which decides when.
 
-use sluicefs_core::{Exclusive, OnConflict, ReadConfig, WriteConfig};
+use sluicefs_core::{Exclusive, OnConflict, ReadConfig, WriteBack, WriteConfig};
 use sluicefs_s3_client::StorageClass;
 use sluicefs_s3_client::config::{Encryption, UploadChecksums, WriteConfig as StoredConfig};
 
-use crate::args::{ChecksumArg, ExclArg, MountArgs, OnConflictArg, SseArg, WritingArgs};
+use crate::args::{ChecksumArg, ExclArg, MountArgs, OnConflictArg, SseArg, WriteBackArg, WritingArgs};
 use crate::failure::Failure;
 
 /// What is stored with every object that is written.
@@ -58,6 +58,10 @@ pub(super) fn write_config(args: &MountArgs, memory_limit_bytes: u64) -> WriteCo
         max_renamed_objects: writing.max_renamed_objects.unwrap_or(defaults.max_renamed_objects),
         infer_content_type: !writing.no_content_type,
         delete_behind: writing.delete_behind,
+        write_back: writing.write_back.map_or(defaults.write_back, |when| match when {
+            WriteBackArg::Off => WriteBack::Off,
+            WriteBackArg::Async => WriteBack::Async,
+        }),
         storage_class: writing.storage_class.as_deref().map_or(defaults.storage_class, StorageClass::parse),
     }
 }

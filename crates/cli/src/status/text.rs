@@ -34,6 +34,11 @@ pub(super) fn of_mount(mount: &Value) -> String {
         ));
     }
     lines.extend(list(&mount["files_being_written"]).map(file));
+    if mount["queue"]["count"].as_u64() > Some(0) {
+        let (count, bytes) = (&mount["queue"]["count"], size(&mount["queue"]["bytes"]));
+        lines.push(format!("  closed and not at the store yet: {count} file(s), {bytes}"));
+    }
+    lines.extend(list(&mount["queue"]["files"]).map(queued));
     let removals = &mount["removals"];
     if removals["pending"] != 0 || removals["failed"] != 0 {
         lines.push(format!(
@@ -63,6 +68,16 @@ fn file(file: &Value) -> String {
         ),
     };
     format!("  {}: {}, {state}", text(&file["key"]), size(&file["size_bytes"]))
+}
+
+fn queued(file: &Value) -> String {
+    let failed = match &file["error"] {
+        Value::String(error) => format!(", failed {} time(s): {}", file["failures"], error.escape_debug()),
+        _ => String::new(),
+    };
+    let remedy = file["remedy"].as_str().map(|remedy| format!("\n      {}", remedy.escape_debug()));
+    let (key, state) = (text(&file["key"]), text(&file["state"]));
+    format!("    {key}: {}, {state}{failed}{}", size(&file["size_bytes"]), remedy.unwrap_or_default())
 }
 
 fn list(value: &Value) -> impl Iterator<Item = &Value> {
@@ -113,6 +128,10 @@ mod tests {
                   "sent_bytes": 8 << 20, "sent_parts": 1, "parts_under_way": 2 },
                 { "key": "d", "size_bytes": 0, "unsaved": true, "upload": null, "error": "away" },
             ],
+            "queue": { "count": 1, "bytes": 3, "files": [
+                { "key": "q", "size_bytes": 3, "state": "paused", "failures": 2, "error": "away", "remedy": null },
+                { "key": "r", "size_bytes": 3, "state": "conflict", "failures": 1, "error": "new", "remedy": "do" },
+            ] },
             "removals": { "pending": 3, "failed": 0 },
             "lost": { "count": 1, "latest": [{ "key": "l", "error": "gone" }] },
         });
@@ -123,6 +142,10 @@ s3://b on /m (process 7, version 1.0, up 1h 1m)
   a\\nb: 2 KiB, being written, nothing sent yet
   c: 0 B, being written, 8.0 MiB sent in 1 parts, 2 on their way, upload u
   d: 0 B, cannot be sent: away
+  closed and not at the store yet: 1 file(s), 3 B
+    q: 3 B, paused, failed 2 time(s): away
+    r: 3 B, conflict, failed 1 time(s): new
+      do
   removals: 3 on their way, 0 refused by the store
   1 file(s) are not as they were written last:
     l: gone";

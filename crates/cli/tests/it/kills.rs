@@ -21,6 +21,7 @@ use sluicefs_s3_client::ByteRange;
 use sluicefs_s3_client::testing::memory::pattern;
 
 use crate::sandbox::{Foreground, Listen, Sandbox, has_ended};
+use crate::status::status_of;
 
 /// So often the mount is killed, unless `SLUICEFS_KILLS` says another number.
 const KILLS: u32 = 25;
@@ -248,18 +249,39 @@ fn stored(sandbox: &Sandbox) -> Files {
     stored.collect()
 }
 
-/// Mounts over what the last one left, and waits until what that had under way is removed.
-fn mount(sandbox: &Sandbox) -> Foreground {
+/// When closing a file returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Closing {
+    /// When the store has it.
+    AtStore,
+    /// When the disk has it.
+    OnDisk,
+}
+
+/// Mounts over what the last one left, and waits until what that had under way is removed, and what it had acknowledged is sent.
+fn mount(sandbox: &Sandbox, closing: Closing) -> Foreground {
     let had_uploads = sandbox.uploads() > 0;
+    let cache = sandbox.path("cache");
+    let write_back = ["--write-back=async", "--cache", cache.to_str().unwrap()];
     // Little memory, so that large files are sent while they are written.
-    let command = sandbox.mount(&["-f", "--memory-target=128", "--write-part-size=5242880"]);
-    let mut mount = Foreground::start(command, Listen::Stderr);
+    let mut options = vec!["-f", "--memory-target=128", "--write-part-size=5242880"];
+    options.extend(write_back.iter().filter(|_| closing == Closing::OnDisk));
+    let mut mount = Foreground::start(sandbox.mount(&options), Listen::Stderr);
     mount.wait_for(" mounted");
     if had_uploads {
         mount.wait_for("cleaned up");
     }
+    if closing == Closing::OnDisk {
+        wait_until_sent(sandbox);
+    }
     assert_eq!(sandbox.uploads(), 0, "uploads of the mount before are left");
     mount
+}
+
+/// Waits until nothing is in the queue.
+fn wait_until_sent(sandbox: &Sandbox) {
+    let queues = (0..2000).map(|_| status_of(sandbox)["queue"].clone());
+    assert!(queues.into_iter().any(|queue| queue["count"] == 0), "{}", status_of(sandbox));
 }
 
 /// Does random operations until one fails, which must not be before the mount `is_killed`: the files as they were then, and that operation.
@@ -291,15 +313,24 @@ fn work(
 
 #[test]
 fn nothing_that_was_acknowledged_is_lost_and_nothing_is_half_there() {
+    kill_again_and_again(Closing::AtStore);
+}
+
+#[test]
+fn nothing_that_was_acknowledged_on_disk_is_lost_and_nothing_is_half_there() {
+    kill_again_and_again(Closing::OnDisk);
+}
+
+fn kill_again_and_again(closing: Closing) {
     let number =
         |name: &str| std::env::var_os(name).map(|text| text.to_str().unwrap().parse::<u64>().unwrap());
     let seed = number("SLUICEFS_SEED").unwrap_or_else(|| RandomState::new().hash_one(0));
     let kills = number("SLUICEFS_KILLS").unwrap_or(u64::from(KILLS));
-    println!("SLUICEFS_SEED={seed} SLUICEFS_KILLS={kills}");
+    eprintln!("SLUICEFS_SEED={seed} SLUICEFS_KILLS={kills}");
     let mut random = StdRng::seed_from_u64(seed);
     let sandbox = Sandbox::new();
     let mut files = stored(&sandbox);
-    let mut living = mount(&sandbox);
+    let mut living = mount(&sandbox, closing);
     for directory in DIRECTORIES {
         fs::create_dir(sandbox.target().join(directory)).unwrap();
     }
@@ -316,7 +347,7 @@ fn nothing_that_was_acknowledged_is_lost_and_nothing_is_half_there() {
             worker.join().unwrap()
         });
         // A request that was under way ends at the store without us; it has by the time that the next mount answers.
-        living = mount(&sandbox);
+        living = mount(&sandbox, closing);
         let found = stored(&sandbox);
         assert!(
             cut.may_leave(&found, &before),

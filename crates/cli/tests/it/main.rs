@@ -24,5 +24,6 @@ mod status;
 mod uploads;
 mod users;
 mod warm;
+mod write_back;
 mod writer;
 mod writing;

@@ -110,6 +110,10 @@ impl Sandbox {
     pub(crate) fn stop_server(&mut self) {
         self.runtime.block_on(self.server.stop());
     }
+
+    pub(crate) fn restart_server(&mut self) {
+        self.runtime.block_on(self.server.restart()).unwrap();
+    }
 }
 
 impl Drop for Sandbox {

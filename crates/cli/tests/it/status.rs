@@ -6,11 +6,11 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde_json::Value;
 use sluicefs_embedded_s3::{Operation, Rule, WireFault};
 
-use crate::sandbox::{LIMIT, Outcome, Sandbox, has_ended, run, serving};
+use crate::sandbox::{Foreground, LIMIT, Listen, Outcome, Sandbox, has_ended, run, serving};
 
 /// `sluicefs status` of the sandbox's state directory.
 pub(crate) fn status(sandbox: &Sandbox, args: &[&str]) -> Outcome {
@@ -160,11 +160,13 @@ fn a_mount_that_does_not_answer_is_an_error_with_its_pid() {
     let sandbox = Sandbox::new();
     let second = sandbox.path("second");
     mount_at(&sandbox, &second);
-    run(sandbox.mount(&[])).expect_success();
-    let pid = serving(&sandbox.target())[0];
-    kill_process(pid, Signal::STOP).unwrap();
+    let mut mount = Foreground::start(sandbox.mount(&["-f"]), Listen::Stderr);
+    mount.wait_for(" mounted");
+    let pid = mount.pid();
+    mount.signal(Signal::STOP);
+    waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED).unwrap();
     let silent = status(&sandbox, &[]);
-    kill_process(pid, Signal::CONT).unwrap();
+    mount.signal(Signal::CONT);
     assert_eq!(silent.code, Some(4), "{silent:?}");
     let number = pid.as_raw_nonzero().to_string();
     assert!(silent.stderr.contains("does not answer") && silent.stderr.contains(&number), "{silent:?}");

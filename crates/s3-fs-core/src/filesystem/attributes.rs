@@ -245,7 +245,9 @@ impl FileSystem {
         if let Some(draft) = draft.as_ref().filter(|draft| draft.is_changed()) {
             // What the object will not take is said now.
             let stored = draft.stored_attributes().await?;
-            return fitted(&key, &stored.user_metadata, self.tree.metadata_of(ino)).map(drop);
+            fitted(&key, &stored.user_metadata, self.tree.metadata_of(ino))?;
+            draft.describe_saved().await;
+            return Ok(());
         }
         let ours = |stored: &Metadata| self.merged(ino, stored, give);
         let described = self.writes.describe(&key, &meta, ours).await;

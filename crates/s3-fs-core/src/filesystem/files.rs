@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::{FileSystem, Handle};
 use crate::attr::{Entry, FileKind, HandleId, InodeNo, NewAttr, OpenedFile};
 use crate::clock;
-use crate::config::Exclusive;
+use crate::config::{Exclusive, OnConflict, WriteBack};
 use crate::error::{Error, ErrorKind, Result};
 use crate::inode::Remote;
 use crate::path;
@@ -31,6 +31,15 @@ pub enum Creation {
     OrOpen(Existing),
     /// That is an error (`O_EXCL`).
     Exclusive,
+}
+
+/// What the store does not have when a mount has ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Files that some program had written to and neither closed nor synced: what it wrote since it last did is lost.
+    pub lost: Vec<ObjectKey>,
+    /// Files that were acknowledged, and are kept in the stage for the next mount.
+    pub kept: Vec<ObjectKey>,
 }
 
 /// How long removing the parts of files that were not closed may take when the mount ends.
@@ -105,7 +114,7 @@ impl FileSystem {
         let entry = self.tree.create(parent, name, &remote, known)?;
         let ino = entry.attr.ino;
         let draft = Draft::new(Arc::clone(&self.writes), ino, key.clone(), is_stored.then_some(&meta));
-        if !is_stored && creation != Creation::OrOpen(Existing::Truncate) {
+        if !is_stored && self.must_stay_free(creation) {
             // What somebody else makes of the name meanwhile is not overwritten unseen.
             draft.must_be_new();
         }
@@ -115,6 +124,14 @@ impl FileSystem {
         let (reader, _) = self.files.open(ino, key, meta);
         let handle = self.open_files.insert(Handle { reader, writer: Some(writer) });
         Ok((entry, OpenedFile { handle, keep_cache: false }))
+    }
+
+    /// Whether a file that is created so must not replace what others make of its name meanwhile.
+    fn must_stay_free(&self, creation: Creation) -> bool {
+        let write = &self.config.write;
+        // Until it is sent there is time for others.
+        let is_late = write.write_back == WriteBack::Async && write.on_conflict == OnConflict::Fail;
+        is_late || creation != Creation::OrOpen(Existing::Truncate)
     }
 
     /// Opens a file for reading and writing. Pair it with [`FileSystem::release`].
@@ -186,8 +203,8 @@ impl FileSystem {
         draft.write(offset, data).await
     }
 
-    /// Makes what was written to an open file durable, as close(2) does: returns when the store has acknowledged the object. Does nothing if
-    /// nothing was written since the last time.
+    /// Makes what was written to an open file durable, as close(2) does: returns when the store has acknowledged the object, or, with
+    /// [`WriteBack::Async`], when the disk has it. Does nothing if nothing was written since the last time.
     ///
     /// # Errors
     /// `Stale` if somebody else replaced the object meanwhile, and what was written is not based on that; `NoSpace`, `AccessDenied`, `Io`.
@@ -195,12 +212,12 @@ impl FileSystem {
     pub async fn flush(&self, handle: HandleId) -> Result<()> {
         let handle = self.open_files.get("flush", handle)?;
         match &handle.writer {
-            Some(writer) => writer.draft().commit().await,
+            Some(writer) => self.acknowledge(handle.reader.ino, writer.draft()).await,
             None => Ok(()),
         }
     }
 
-    /// As [`FileSystem::flush`], through any handle of the file.
+    /// Makes what was written to the file durable at the store, through any handle of it.
     ///
     /// # Errors
     /// As [`FileSystem::flush`].
@@ -233,7 +250,7 @@ impl FileSystem {
         };
         let draft = Arc::clone(writer.draft());
         let done = match draft.truncate(size).await {
-            Ok(()) if writer.is_only() => draft.commit().await,
+            Ok(()) if writer.is_only() => self.acknowledge(ino, &draft).await,
             done => done,
         };
         self.end_writing(ino, writer);
@@ -256,11 +273,12 @@ impl FileSystem {
         }
     }
 
-    /// The mount has ended: waits up to `grace` for what is on its way to the store. Returns the keys of files that some program had written
-    /// to and neither closed nor synced; nothing of that is at the store, where each is as it was before.
+    /// The mount has ended: waits for the store to have what was acknowledged, unless it is away, and up to `grace` for what else is on its way
+    /// there.
     ///
     /// Cancel-safe, but what is dropped with the runtime leaves parts at the store.
-    pub async fn finish(&self, grace: Duration) -> Vec<ObjectKey> {
+    pub async fn finish(&self, grace: Duration) -> Unfinished {
+        self.uploads.drain().await;
         let deadline = Instant::now() + grace;
         let all_gone = timeout_at(deadline, self.sync_removals()).await;
         if !matches!(all_gone, Ok(Ok(()))) {
@@ -274,6 +292,12 @@ impl FileSystem {
         if !is_idle {
             tracing::warn!(grace_s = grace.as_secs(), "the store has not acknowledged everything in time");
         }
+        let (saved, lost): (Vec<_>, Vec<_>) = unsaved.iter().partition(|draft| draft.is_saved());
+        let kept = saved.iter().chain(lost.iter().filter(|draft| draft.has_saved()));
+        let unfinished = Unfinished {
+            kept: kept.map(|draft| draft.key()).collect(),
+            lost: lost.iter().map(|draft| draft.key()).collect(),
+        };
         let give_up = async {
             for draft in &unsaved {
                 draft.give_up().await;
@@ -283,7 +307,7 @@ impl FileSystem {
         if timeout(ABORT_GRACE, give_up).await.is_err() {
             tracing::warn!("parts of files that were not closed may be left at the store");
         }
-        unsaved.iter().map(|draft| draft.key()).collect()
+        unfinished
     }
 
     pub(super) fn end_writing(&self, ino: InodeNo, writer: Writer) {
@@ -296,9 +320,25 @@ impl FileSystem {
             self.writers.remove_idle(ino, || self.tree.table.set_written(ino, None));
             return;
         }
+        if draft.is_saved() {
+            self.enqueue(ino, &draft);
+            return;
+        }
+        self.save_late(ino, draft);
+    }
+
+    /// Nobody can be told any more what becomes of what was written to the file `ino` after it was closed.
+    fn save_late(&self, ino: InodeNo, draft: Arc<Draft>) {
         let (writers, tree) = (Arc::clone(&self.writers), Arc::clone(&self.tree));
         let (files, writes) = (Arc::clone(&self.files), Arc::clone(&self.writes));
+        let sender = (self.config.write.write_back == WriteBack::Async).then(|| self.sender());
         self.writes.spawn(async move {
+            if let Some(sender) = sender
+                && draft.save().await
+            {
+                sender.enqueue(ino, &draft);
+                return;
+            }
             let saved = draft.commit().await;
             if let Err(error) = &saved {
                 writes.lost.add(draft.key(), error);

@@ -55,13 +55,23 @@ impl FileSystem {
         let (key, _stays) = self.stay(|| self.tree.key("unlink", target.ino)).await?;
         if let Some(removals) = &self.removals {
             self.tree.removed_here(parent, name, target.ino);
+            self.forget_saved(target.ino).await;
             removals.add(key, Removal { parent, name: Box::from(name) }).await;
             return Ok(());
         }
+        let pending = self.writers.draft(target.ino).filter(|draft| draft.has_saved());
+        if let Some(pending) = &pending {
+            // A crash between the removal at the store and that of what is kept here must not look like somebody else's.
+            pending.saved_is_leaving(true).await;
+        }
         if let Err(error) = self.delete("unlink", &key).await {
+            if let Some(pending) = &pending {
+                pending.saved_is_leaving(false).await;
+            }
             self.regain_name(target.ino).await;
             return Err(error);
         }
+        self.forget_saved(target.ino).await;
         self.tree.removed(parent, name, target.ino);
         Ok(())
     }
@@ -134,7 +144,7 @@ impl FileSystem {
         };
         let draft = writer.draft();
         let losing = draft.leave().await;
-        match draft.hold().await {
+        match draft.hold_if(self.files.is_open(ino)).await {
             Ok(true) => {}
             Ok(false) => {
                 tracing::info!(key = %draft.key(), "a file too long to be held in memory is removed while it is open: what was not read of it yet is gone");
@@ -152,6 +162,10 @@ impl FileSystem {
         let writer = self.nameless.lock().remove(&ino);
         if let Some(writer) = writer {
             writer.draft().regain_name().await;
+            if writer.draft().is_saved() {
+                // The queue has forgotten it if it came by meanwhile.
+                self.enqueue(ino, writer.draft());
+            }
             self.end_writing(ino, writer);
         }
     }

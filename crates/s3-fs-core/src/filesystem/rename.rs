@@ -94,6 +94,12 @@ impl FileSystem {
         if let Some(draft) = self.writers.draft(source.ino) {
             draft.commit().await?;
         }
+        if let Some(target) = &target
+            && let Some(pending) = self.writers.draft(target.ino).filter(|draft| draft.has_saved())
+        {
+            // What was acknowledged of it comes first: after a crash it must be there unless this is done.
+            pending.commit().await?;
+        }
         let _losing = match &target {
             Some(target) => self.leave_nameless(target).await?,
             None => None,
@@ -108,6 +114,7 @@ impl FileSystem {
             // Whether or not the old name is gone, the new one is this file's.
             (done, target) => {
                 if let Some(target) = target {
+                    self.forget_saved(target.ino).await;
                     self.tree.table.remove(target.ino);
                 }
                 done.map_err(|(Unmoved::Untouched(error) | Unmoved::Copied(error))| error)

@@ -82,9 +82,33 @@ impl Content {
         }
     }
 
+    /// A file of which `written` was written and is on disk.
+    pub(super) fn on_disk(
+        schedule: PartSchedule,
+        (size, base_len): (u64, u64),
+        written: &[ByteRange],
+    ) -> Self {
+        let mut content = Self { size, base_len, ..Self::new(schedule, size) };
+        for range in written {
+            content.dirty.insert(*range);
+            content.stage.put_on_disk(*range);
+        }
+        content
+    }
+
     /// Its length in bytes.
     pub(super) fn size(&self) -> u64 {
         self.size
+    }
+
+    /// How much of the old object is part of it where nothing was written.
+    pub(super) fn base_len(&self) -> u64 {
+        self.base_len
+    }
+
+    /// What was written since the object was made last, but for what was sent and let go.
+    pub(super) fn written(&self) -> Vec<ByteRange> {
+        self.dirty.within(ByteRange::new(0, u64::MAX)).collect()
     }
 
     /// What memory a write of `range` takes, in the budget's units.
@@ -309,6 +333,18 @@ impl Content {
             .into_iter()
             .map(|(start, end)| self.stage.leaving(ByteRange::new(start, end), &self.dirty, max_bytes));
         leaving.into_iter().find(|leaving| !leaving.is_empty()).unwrap_or_default()
+    }
+
+    /// All that is in memory, for copying it to disk: also what is being sent.
+    pub(super) fn all_in_memory(&self) -> Vec<Leaving> {
+        self.stage.all_in_memory(&self.dirty)
+    }
+
+    /// What is on disk of it.
+    pub(super) fn ranges_on_disk(&self) -> Vec<std::ops::Range<u64>> {
+        let places =
+            self.dirty.within(ByteRange::new(0, u64::MAX)).flat_map(|range| self.stage.places(range));
+        places.filter(|(place, _)| *place == Place::Disk).map(|(_, range)| range.start..range.end).collect()
     }
 
     /// What was leaving is on disk.

@@ -15,6 +15,13 @@ pub(super) struct Doubt {
     changes: u64,
 }
 
+impl Doubt {
+    /// What another process was to make of the file.
+    pub(super) fn new(fingerprint: Fingerprint, changes: u64) -> Self {
+        Self { fingerprint, changes }
+    }
+}
+
 impl Draft {
     /// An attempt to make an object failed; remembers it if the store may have made it all the same.
     pub(super) fn doubt(
@@ -23,12 +30,19 @@ impl Draft {
         condition: &WriteCondition,
         made: impl FnOnce() -> Fingerprint,
     ) {
-        if !matches!(error.kind(), s3::ErrorKind::Transient | s3::ErrorKind::Corrupt) {
+        let is_restored = self.state.lock().is_restored;
+        let may_be_made = match error.kind() {
+            s3::ErrorKind::Transient | s3::ErrorKind::Corrupt => true,
+            // By the mount that died.
+            s3::ErrorKind::PreconditionFailed => is_restored,
+            _ => false,
+        };
+        if !may_be_made {
             return;
         }
         let fingerprint = made();
         // Everybody who claims a name writes the same empty object.
-        if *condition == WriteCondition::Absent && fingerprint.size() == 0 {
+        if *condition == WriteCondition::Absent && fingerprint.size() == 0 && !is_restored {
             return;
         }
         let mut state = self.state.lock();
@@ -47,6 +61,8 @@ impl Draft {
         }) else {
             return Ok(None);
         };
+        // A part that came later would be one of an upload that is given up here.
+        self.parts_ended().await;
         let found = match self.engine.bucket.head_with_checksum(&key).await {
             Ok((head, checksum)) => {
                 Some(head).filter(|head| doubt.fingerprint.is_of(head, checksum.as_ref()))

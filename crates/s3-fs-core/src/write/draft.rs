@@ -4,7 +4,9 @@
 //! one task that nobody's interruption stops; while it runs, writes of this file wait. When it fails, everything that was written is still here
 //! and the next attempt begins with it.
 
+mod commit;
 mod names;
+mod save;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +21,6 @@ use super::content::{Content, Piece, Released};
 use super::doubt::Doubt;
 use super::engine::{Busy, WriteEngine};
 use super::gather::Sources;
-use super::moves::Stay;
 use super::spill::OnDisk;
 use super::upload::Upload;
 use crate::attr::InodeNo;
@@ -28,6 +29,7 @@ use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::inode::BeingWritten;
 use crate::read::{MAX_READ_BYTES, ObjectVersion, OpenObject, ReadData};
+use save::Saved;
 
 pub(super) use names::NamelessBytes;
 pub(crate) use names::{LosingName, Paused};
@@ -81,6 +83,12 @@ pub(super) struct State {
     is_paused: bool,
     /// Why what was written could not be sent, until it is.
     pub(super) failed: Option<Error>,
+    /// What of it is durable on this machine, and not in an object that the store is known to have.
+    pub(super) saved: Option<Saved>,
+    /// The object that was there when the file was cut to nothing, where that counts.
+    pub(super) replaces: Option<ETag>,
+    /// A mount that died had saved it, and may have sent it.
+    pub(super) is_restored: bool,
 }
 
 /// The object that a file was, or became, at the store.
@@ -92,7 +100,11 @@ pub(super) struct Base {
 
 impl Base {
     pub(super) fn new(engine: &WriteEngine, key: &ObjectKey, meta: &ObjectMeta) -> Self {
-        let version = Arc::new(ObjectVersion::new(key.clone(), meta.size, meta.etag.clone()));
+        Self::of_version(engine, key, meta.size, meta.etag.clone())
+    }
+
+    fn of_version(engine: &WriteEngine, key: &ObjectKey, size: u64, etag: Option<ETag>) -> Self {
+        let version = Arc::new(ObjectVersion::new(key.clone(), size, etag));
         let object = engine.reads.open(Arc::clone(&version));
         Self { version, object }
     }
@@ -137,6 +149,9 @@ impl Draft {
             nameless_bytes: 0,
             is_paused: false,
             failed: None,
+            saved: None,
+            replaces: None,
+            is_restored: false,
         };
         let draft = Arc::new(Self {
             engine,
@@ -252,10 +267,14 @@ impl Draft {
         let mut reserve = std::pin::pin!(self.engine.budget.reserve(units));
         loop {
             let moved = self.engine.moved.notified();
-            if let Some(failed) = &self.state.lock().failed {
+            let can_spill = self.engine.can_spill();
+            // What is acknowledged on disk may be sent long after.
+            if !(can_spill && self.engine.writes_back())
+                && let Some(failed) = &self.state.lock().failed
+            {
                 return Err(failed.clone());
             }
-            if !self.engine.can_spill() {
+            if !can_spill {
                 // What is let go of may go to somebody who waits longer, or be held by a reader: only something under way is waited for.
                 while self.engine.release_some() {
                     if let Some(reservation) = reserve.as_mut().now_or_never() {
@@ -317,8 +336,12 @@ impl Draft {
                     let done = state.content.truncate(size);
                     done.map_err(|Released| self.error(ErrorKind::Unsupported, "truncate", &state))?;
                     if size == 0 {
-                        // Nothing of the old object is left, so whatever it has become does not matter.
-                        state.base = None;
+                        // Nothing of the old object is left, so whatever it has become does not matter: unless it may be long until the
+                        // store has this.
+                        let old = state.base.take();
+                        if let Some(old) = old.filter(|_| self.engine.writes_back()) {
+                            state.replaces = old.etag().cloned();
+                        }
                     }
                     state.touch();
                     return Ok(());
@@ -351,106 +374,6 @@ impl Draft {
             if !was_on_disk || self.state.lock().content.deaths() == deaths {
                 return Ok(data);
             }
-        }
-    }
-
-    // === Making the object ===
-
-    /// Makes what was written durable: returns when the store has acknowledged the object, or why it did not. Does nothing if nothing
-    /// changed.
-    ///
-    /// Dropping the future does not stop it.
-    ///
-    /// # Errors
-    /// `Stale` if the object was replaced by somebody else since it was opened; `NoSpace`, `AccessDenied`, `Io`. What was written is kept, and
-    /// the next call tries again.
-    pub(crate) async fn commit(self: &Arc<Self>) -> Result<()> {
-        self.name_decided().await;
-        if !self.needs_commit() {
-            return Ok(());
-        }
-        let this = Arc::clone(self);
-        let made = self.engine.runtime.spawn(async move { this.commit_now().await });
-        made.await.unwrap_or_else(|_ended| Err(self.error(ErrorKind::Io, "fsync", &self.state.lock())))
-    }
-
-    /// Whether something of it is to be sent.
-    pub(crate) fn needs_commit(&self) -> bool {
-        let state = self.state.lock();
-        state.changed && !state.orphan
-    }
-
-    async fn commit_now(self: Arc<Self>) -> Result<()> {
-        let _stays = self.stay().await;
-        let _turn = self.turn.lock().await;
-        if !self.needs_commit() {
-            return Ok(());
-        }
-        let _committing = Committing::begin(&self);
-        let made = match self.settle_doubt().await {
-            Ok(None) => self.make_object().await,
-            Ok(Some(written)) => {
-                self.parts_ended().await;
-                Ok(written)
-            }
-            Err(error) => Err(error),
-        };
-        match made {
-            Ok(written) => {
-                let meta = {
-                    let state = self.state.lock();
-                    ObjectMeta {
-                        size: state.content.size(),
-                        etag: written.etag,
-                        last_modified: state.mtime,
-                        storage_class: self.engine.config.storage_class,
-                    }
-                };
-                // First, so that whoever finds nothing unsent here reads the new version. Not under the lock of the state, which the
-                // table takes inside of its own.
-                self.engine.committed(self.ino, meta.clone());
-                let upload = {
-                    let mut state = self.state.lock();
-                    state.content.committed();
-                    self.engine.drop_file(state.on_disk.take());
-                    state.base = Some(Base::new(&self.engine, &state.key, &meta));
-                    (state.changed, state.failed) = (false, None);
-                    (state.must_be_new, state.created) = (false, false);
-                    state.upload.take()
-                };
-                self.describe_anew(upload, &meta).await
-            }
-            Err(error) => {
-                self.state.lock().failed = Some(error.clone());
-                Err(error)
-            }
-        }
-    }
-
-    /// Keeps the file from moving with its directory.
-    async fn stay(&self) -> Stay {
-        loop {
-            let key = self.key();
-            let stay = self.engine.moves.stay(&[key.as_str()]).await;
-            // It may have moved while a move was waited for.
-            if self.key() == key {
-                return stay;
-            }
-        }
-    }
-
-    pub(super) async fn parts_ended(&self) {
-        self.until(|content| content.parts_under_way() == 0).await;
-    }
-
-    /// Returns when `is_so`, which a part that ends makes so.
-    pub(super) async fn until(&self, is_so: impl Fn(&Content) -> bool) {
-        loop {
-            let moved = self.moved.notified();
-            if is_so(&self.state.lock().content) {
-                return;
-            }
-            moved.await;
         }
     }
 

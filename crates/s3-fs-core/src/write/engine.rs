@@ -1,7 +1,7 @@
 //! What all written files of one file system share: the store, the memory for their bytes, and the settings.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -20,7 +20,7 @@ use super::schedule::PartSchedule;
 use super::stage::BLOCK_BYTES;
 use crate::attr::InodeNo;
 use crate::budget::{BUFFER_BYTES, Budget};
-use crate::config::WriteConfig;
+use crate::config::{WriteBack, WriteConfig};
 use crate::inode::stored::Carried;
 use crate::read::ReadEngine;
 
@@ -60,6 +60,8 @@ pub(crate) struct WriteEngine {
     pub(super) told_refusal: AtomicBool,
     pub(super) told_no_space: AtomicBool,
     pub(super) nameless: NamelessBytes,
+    pub(super) told_unsaved: AtomicBool,
+    serials: AtomicU64,
     /// What could not be sent when nobody was there to be told.
     pub(crate) lost: LostFiles,
     drafts: Mutex<Vec<Weak<Draft>>>,
@@ -90,6 +92,8 @@ impl WriteEngine {
             told_refusal: AtomicBool::new(false),
             told_no_space: AtomicBool::new(false),
             nameless: NamelessBytes::default(),
+            told_unsaved: AtomicBool::new(false),
+            serials: AtomicU64::new(0),
             lost: LostFiles::default(),
             bucket,
             reads,
@@ -187,7 +191,22 @@ impl WriteEngine {
     /// Lets go of a sent part of some file; false if all that is held is still needed.
     pub(super) fn release_some(&self) -> bool {
         let release = |content: &mut Content| content.release_one() || content.release_shelved();
-        self.drafts().iter().any(|draft| release(&mut draft.state.lock().content))
+        let of_draft = |draft: &Arc<Draft>| {
+            let mut state = draft.state.lock();
+            // What was saved may have to be sent anew, from here.
+            !state.is_saved() && release(&mut state.content)
+        };
+        self.drafts().iter().any(of_draft)
+    }
+
+    /// Whether files are acknowledged before the store has them.
+    pub(super) fn writes_back(&self) -> bool {
+        self.config.write_back == WriteBack::Async
+    }
+
+    /// A number for a record, larger than those before.
+    pub(super) fn next_serial(&self) -> u64 {
+        self.serials.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Something that will give memory back has begun; it ends when the guard is dropped.

@@ -25,10 +25,19 @@ pub(super) struct OnDisk {
     /// Made when something goes there, and given up when the object is made.
     file: Option<Arc<StageFile>>,
     /// A job is under way.
-    is_moving: bool,
+    pub(super) is_moving: bool,
 }
 
 impl OnDisk {
+    /// All of it is in `file`.
+    pub(super) fn of(file: Arc<StageFile>) -> Self {
+        Self { file: Some(file), is_moving: false }
+    }
+
+    pub(super) fn put(&mut self, file: Arc<StageFile>) {
+        self.file = Some(file);
+    }
+
     pub(super) fn file(&self) -> Option<Arc<StageFile>> {
         self.file.clone()
     }
@@ -41,12 +50,17 @@ impl OnDisk {
 /// What a job does.
 struct Job {
     file: Arc<StageFile>,
+    /// What was saved does not change: a file that is, and what of it is needed.
+    saved: Option<(Arc<StageFile>, Vec<std::ops::Range<u64>>)>,
     dead: Vec<ByteRange>,
     leaving: Vec<Leaving>,
 }
 
 impl Job {
     fn run(&self) -> io::Result<()> {
+        if let Some((saved, ranges)) = &self.saved {
+            self.file.copy(saved, ranges.iter().cloned())?;
+        }
         for range in &self.dead {
             self.file.discard(range.start..range.end)?;
         }
@@ -60,7 +74,7 @@ impl Job {
 impl Draft {
     /// Begins to move the oldest sent part to disk; false if there is none, or something is moving already.
     pub(super) fn spill_sent(self: &Arc<Self>, state: &mut State) -> bool {
-        !state.on_disk.is_moving && {
+        !state.on_disk.is_moving && !state.is_saved() && {
             let leaving = state.content.shelve_one();
             self.begin_to_move(state, leaving)
         }
@@ -76,7 +90,7 @@ impl Draft {
 
     /// Lets go of the oldest sent part on disk; false if there is none.
     pub(super) fn unshelve(self: &Arc<Self>, state: &mut State) -> bool {
-        !state.on_disk.is_moving && state.content.release_shelved() && {
+        !state.on_disk.is_moving && !state.is_saved() && state.content.release_shelved() && {
             self.begin_to_move(state, Vec::new());
             true
         }
@@ -98,9 +112,19 @@ impl Draft {
         if leaving.is_empty() && dead.is_empty() {
             return false;
         }
-        let file = Arc::clone(state.on_disk.file.get_or_insert_with(|| Arc::new(stage.create())));
+        let (file, saved) = match state.on_disk.file() {
+            Some(file) if file.is_kept() => {
+                (Arc::new(stage.create()), Some((file, state.content.ranges_on_disk())))
+            }
+            Some(file) => (file, None),
+            None => {
+                let file = Arc::new(stage.create());
+                state.on_disk.put(Arc::clone(&file));
+                (file, None)
+            }
+        };
         state.on_disk.is_moving = true;
-        let (job, draft, busy) = (Job { file, dead, leaving }, Arc::clone(self), self.engine.busy());
+        let (job, draft, busy) = (Job { file, saved, dead, leaving }, Arc::clone(self), self.engine.busy());
         self.engine.runtime.spawn_blocking(move || {
             let done = job.run();
             draft.moved_to_disk(&job, done);
@@ -116,7 +140,13 @@ impl Draft {
         let mut state = self.state.lock();
         state.on_disk.is_moving = false;
         match done {
-            Ok(()) => state.content.left(&job.leaving),
+            Ok(()) => {
+                // Unless the object was made meanwhile, and nothing on disk is needed any more.
+                if job.saved.is_some() && state.on_disk.file.is_some() {
+                    state.on_disk.put(Arc::clone(&job.file));
+                }
+                state.content.left(&job.leaving);
+            }
             Err(error) => self.engine.disk_refused(&error),
         }
         self.trim_kept(&mut state);
@@ -156,6 +186,13 @@ impl WriteEngine {
                 staged_bytes = stage.used_bytes(),
                 "memory and disk for written bytes are full, so a write failed: see --stage-size, and what is free on that disk"
             ),
+        }
+    }
+
+    /// A file could not be saved, so that closing it waits for the store.
+    pub(super) fn report_unsaved(&self, error: &io::Error) {
+        if !self.told_unsaved.swap(true, Ordering::Relaxed) {
+            tracing::warn!(%error, "the disk takes no more files that the store does not have, so closing one waits for the store: see --stage-size, and what is free on that disk");
         }
     }
 

@@ -126,13 +126,24 @@ impl Stage {
     pub(super) fn leaving(&self, range: ByteRange, written: &RangeSet, max_bytes: u64) -> Vec<Leaving> {
         let blocks = self.blocks.range(blocks_of(range));
         let unshared = blocks.filter(|(_, block)| Arc::strong_count(block) == 1);
-        let leave = |(&index, block): (&u64, &Arc<Buffer>)| {
-            let written = written.within(ByteRange::from_len(index * BLOCK_BYTES, BLOCK_BYTES));
-            let in_memory =
-                written.flat_map(|range| self.places(range)).filter(|(place, _)| *place == Place::Memory);
-            Leaving { index, block: Arc::clone(block), ranges: in_memory.map(|(_, range)| range).collect() }
-        };
-        unshared.map(leave).take((max_bytes / BLOCK_BYTES) as usize).collect()
+        unshared.map(|block| self.leave(block, written)).take((max_bytes / BLOCK_BYTES) as usize).collect()
+    }
+
+    /// All blocks, whoever has them, for copying them to disk. Of their bytes, those in `written` count.
+    pub(super) fn all_in_memory(&self, written: &RangeSet) -> Vec<Leaving> {
+        self.blocks.iter().map(|block| self.leave(block, written)).collect()
+    }
+
+    fn leave(&self, (&index, block): (&u64, &Arc<Buffer>), written: &RangeSet) -> Leaving {
+        let written = written.within(ByteRange::from_len(index * BLOCK_BYTES, BLOCK_BYTES));
+        let in_memory =
+            written.flat_map(|range| self.places(range)).filter(|(place, _)| *place == Place::Memory);
+        Leaving { index, block: Arc::clone(block), ranges: in_memory.map(|(_, range)| range).collect() }
+    }
+
+    /// The bytes of `range` are on disk.
+    pub(super) fn put_on_disk(&mut self, range: ByteRange) {
+        self.on_disk.insert(range);
     }
 
     /// The block is on disk, and is let go of unless it was changed or discarded meanwhile. Of its bytes, those in `written` still count.

@@ -185,9 +185,10 @@ impl Draft {
         if !self.engine.bucket.traits().conditional_writes {
             return WriteCondition::Any;
         }
-        match state.base.as_ref().and_then(Base::etag) {
+        match state.base.as_ref().and_then(Base::etag).or(state.replaces.as_ref()) {
             Some(etag) if checks => WriteCondition::Matches(etag.clone()),
-            None if state.must_be_new => WriteCondition::Absent,
+            // Who mounts again with that setting has been told of the conflict.
+            None if state.must_be_new && (checks || !state.is_restored) => WriteCondition::Absent,
             _ => WriteCondition::Any,
         }
     }
@@ -203,6 +204,7 @@ impl Draft {
         let attributes = self.object_attributes(&(self.engine.carried_by)(self.ino)).await?;
         let request =
             PutRequest { key: key.clone(), body: body.clone(), attributes, condition: condition.clone() };
+        self.note_attempt(|| Fingerprint::of_bytes(&body)).await;
         let put = self.engine.bucket.put(request).await;
         let written = put.map_err(|error| {
             self.doubt(&error, &condition, || Fingerprint::of_bytes(&body));
@@ -230,6 +232,7 @@ impl Draft {
         let parts: Vec<Part> = stream::iter(parts).map(make).buffered(window).try_collect().await?;
         // Nor may one be under way that was cut off: it would fail, and that would be taken for a failure of what is written next.
         self.parts_ended().await;
+        self.note_attempt(|| Fingerprint::of_parts(&parts)).await;
         let key = upload.key.clone();
         let request = CompleteUpload { key, upload: id, parts: parts.clone(), condition: condition.clone() };
         self.engine.bucket.complete_upload(request).await.map_err(|error| {

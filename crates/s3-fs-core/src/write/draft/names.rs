@@ -110,6 +110,14 @@ impl Draft {
         self.engine.nameless.give_back(std::mem::take(&mut state.nameless_bytes));
     }
 
+    /// As [`hold`](Self::hold), if somebody may read it.
+    ///
+    /// # Errors
+    /// As that.
+    pub(crate) async fn hold_if(self: &Arc<Self>, is_open: bool) -> Result<bool> {
+        if is_open { self.hold().await } else { Ok(true) }
+    }
+
     /// Fetches what is in the object alone, which is about to go, so that the file can be read to its end; false if it is too long to be held.
     ///
     /// # Errors
@@ -185,9 +193,13 @@ impl Draft {
     /// The file is called `key` from now on: the object `meta` there, if it is one. What was written to it since goes there.
     pub(crate) async fn moved(self: &Arc<Self>, _paused: &Paused, key: ObjectKey, meta: Option<&ObjectMeta>) {
         let _quiet = Committing::begin(self);
+        self.saved_moved(&key, meta.and_then(|meta| meta.etag.clone())).await;
         let mut state = self.state.lock();
         if let Some(meta) = meta.filter(|_| state.base.is_some()) {
             state.base = Some(Base::new(&self.engine, &key, meta));
+        }
+        if let (Some(replaced), Some(meta)) = (&mut state.replaces, meta) {
+            *replaced = meta.etag.clone().unwrap_or_else(|| replaced.clone());
         }
         if let Some(upload) = state.upload.take() {
             upload.abandon(&self.engine);

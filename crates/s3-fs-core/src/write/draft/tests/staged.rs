@@ -3,6 +3,8 @@
 use sluicefs_cache_dir::StageDir;
 
 use super::*;
+use crate::config::WriteBack;
+use crate::write::Record;
 
 struct Staged {
     rig: Rig,
@@ -171,4 +173,98 @@ async fn files_are_what_was_written_whatever_is_on_disk() {
             assert!(staged.rig.stored(key).await == *model, "seed {seed}");
         }
     }
+}
+
+/// With files acknowledged on disk.
+fn written_back() -> Staged {
+    let cache = tempfile::tempdir().unwrap();
+    let stage = StageDir::open(cache.path(), 1 << 30).unwrap();
+    let config = WriteConfig {
+        memory_limit_bytes: 24 * MIB,
+        part_size_bytes: 5 * MIB,
+        write_back: WriteBack::Async,
+        ..WriteConfig::default()
+    };
+    let rig = staged_rig(config, Some(Arc::clone(&stage)));
+    Staged { rig, stage, _cache: cache }
+}
+
+/// What a mount would find that came after a crash now: all of the one file.
+fn after_a_crash(staged: &Staged) -> Vec<u8> {
+    let kept = |extension: &str| {
+        let entries = std::fs::read_dir(staged.stage.path()).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(|path| path.extension().is_some_and(|found| found == extension)).collect::<Vec<_>>()
+    };
+    let [record] = &kept("record")[..] else { panic!("one record: {:?}", kept("record")) };
+    let noted = Record::parse(&std::fs::read(record).unwrap()).unwrap().noted();
+    let bytes = std::fs::read(record.with_extension("kept")).unwrap();
+    let mut content = vec![0; noted.size as usize];
+    for range in noted.written.iter().map(|range| range.start as usize..range.end as usize) {
+        content[range.clone()].copy_from_slice(&bytes[range]);
+    }
+    content
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_saved_stays_as_it_was_while_the_file_is_written_on() {
+    let staged = written_back();
+    let draft = staged.rig.create("f");
+    let mut expected = vec![0; 60 * MIB as usize];
+    let write = async |seed: u64, first: u64, expected: &mut Vec<u8>| {
+        for at in (first..60).step_by(2) {
+            let range = ByteRange::from_len(at * MIB, MIB);
+            draft.write(range.start, &pattern(seed, range)).await.unwrap();
+            expected[range.start as usize..range.end as usize].copy_from_slice(&pattern(seed, range));
+        }
+    };
+    write(1, 1, &mut expected).await;
+    assert!(draft.save().await && draft.is_saved());
+    assert!(after_a_crash(&staged) == expected);
+    let saved = expected.clone();
+    // More than memory holds, over what was saved and beside it.
+    write(2, 1, &mut expected).await;
+    write(3, 0, &mut expected).await;
+    assert!(draft.has_saved() && !draft.is_saved());
+    assert!(after_a_crash(&staged) == saved, "what was saved has changed");
+    assert!(read_all(&draft).await == expected);
+    draft.truncate(50 * MIB).await.unwrap();
+    expected.truncate(50 * MIB as usize);
+    assert!(after_a_crash(&staged) == saved);
+    assert!(draft.save().await);
+    assert!(after_a_crash(&staged) == expected && read_all(&draft).await == expected);
+    draft.commit().await.unwrap();
+    assert!(staged.rig.stored("f").await == expected);
+    staged.emptied().await;
+    assert_eq!(std::fs::read_dir(staged.stage.path()).unwrap().count(), 1, "the lock alone is left");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_cut_to_nothing_replaces_what_was_there_and_nothing_else_when_it_is_sent_late() {
+    let staged = written_back();
+    for (theirs, expected) in [(false, Ok(())), (true, Err(ErrorKind::Stale))] {
+        staged.rig.bucket.put("f", "old");
+        let draft = staged.rig.open("f").await;
+        draft.truncate(0).await.unwrap();
+        draft.write(0, b"ours").await.unwrap();
+        assert!(draft.save().await);
+        if theirs {
+            staged.rig.bucket.put("f", "theirs");
+        }
+        assert_eq!(draft.commit_saved().await.map_err(|error| error.kind()), expected);
+        assert_eq!(draft.has_saved(), theirs, "what is not sent is kept");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_after_it_was_saved_is_not_sent_before_it_is_closed() {
+    let staged = written_back();
+    let draft = staged.rig.create("f");
+    draft.write(0, b"closed").await.unwrap();
+    assert!(draft.save().await);
+    draft.write(6, b", and not").await.unwrap();
+    draft.commit_saved().await.unwrap();
+    assert!(staged.rig.bucket.object("f").is_none());
+    assert!(draft.save().await);
+    draft.commit_saved().await.unwrap();
+    assert_eq!(staged.rig.stored("f").await, "closed, and not");
 }
