@@ -22,7 +22,12 @@ pub struct Leftover {
 /// The files in `place` whose record is `mine`. They hold its lock.
 pub(crate) fn take(place: Place, mine: impl Fn(&[u8]) -> bool) -> io::Result<Vec<Leftover>> {
     let (place, mut taken) = (Arc::new(place), Vec::new());
-    for entry in fs::read_dir(&place.path)? {
+    let entries = match fs::read_dir(&place.path) {
+        // Its own mount was just ending, and kept nothing.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(taken),
+        entries => entries?,
+    };
+    for entry in entries {
         let path = entry?.path();
         if path.extension().is_none_or(|extension| extension != RECORD) {
             continue;

@@ -36,6 +36,14 @@ impl Drop for Place {
 ///
 /// A file whose record was not finished was told to nobody to be safe.
 pub(crate) fn remove_stage(path: &Path) -> io::Result<()> {
+    match remove_unkept(path) {
+        // Its own mount was just ending, and was faster.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+fn remove_unkept(path: &Path) -> io::Result<()> {
     let mut is_empty = true;
     for entry in fs::read_dir(path)? {
         let file = entry?.path();

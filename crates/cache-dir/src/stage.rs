@@ -109,18 +109,28 @@ fn dead(stages: &Path) -> Result<Vec<(PathBuf, File)>, CacheDirError> {
     let entries = fs::read_dir(stages).and_then(Iterator::collect::<io::Result<Vec<_>>>);
     for entry in entries.map_err(failed("list", stages))? {
         let path = entry.path();
-        if !entry.file_type().map_err(failed("look at", &path))?.is_dir() {
-            continue;
-        }
-        let lock = lock_file(&path.join(LOCK))?;
-        match lock.try_lock() {
-            Ok(()) => dead.push((path, lock)),
-            Err(TryLockError::WouldBlock) => {}
-            Err(TryLockError::Error(error)) => return Err(failed("lock", &path)(error)),
+        if let Some(lock) = lock_of_dead(&path)? {
+            dead.push((path, lock));
         }
     }
     dead.sort_unstable_by(|one, other| one.0.cmp(&other.0));
     Ok(dead)
+}
+
+/// The lock of the stage `path`, which is ours now; `None` if it is a living mount's, or no stage, or that of a mount which has just ended.
+fn lock_of_dead(path: &Path) -> Result<Option<File>, CacheDirError> {
+    if !path.is_dir() {
+        return Ok(None);
+    }
+    let lock = match lock_file(&path.join(LOCK)) {
+        Err(CacheDirError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    match lock.try_lock() {
+        Ok(()) => Ok(Some(lock)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(failed("lock", path)(error)),
+    }
 }
 
 #[cfg(test)]
@@ -138,6 +148,22 @@ mod tests {
         drop(file);
         drop(stage);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_stage_that_goes_while_others_look_is_nobodys() {
+        let cache = tempfile::tempdir().unwrap();
+        let stage = StageDir::open(cache.path(), 1 << 20).unwrap();
+        let gone = stage.path().with_file_name("1-0");
+        assert!(lock_of_dead(&gone).unwrap().is_none());
+        assert!(lock_of_dead(stage.path()).unwrap().is_none(), "it lives");
+        // Its lock was opened before, and its own mount had removed it by the time that it could be taken.
+        fs::create_dir(&gone).unwrap();
+        let lock = lock_of_dead(&gone).unwrap().unwrap();
+        fs::remove_dir_all(&gone).unwrap();
+        remove_stage(&gone).unwrap();
+        let place = Place { path: gone, room: Arc::clone(&stage.place.room), lock };
+        assert!(leftover::take(place, |_| true).unwrap().is_empty());
     }
 
     #[test]

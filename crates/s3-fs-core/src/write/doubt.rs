@@ -74,10 +74,16 @@ impl Draft {
         state.doubt = None;
         let Some(head) = found else { return Ok(None) };
         if state.changes == doubt.changes {
+            // What it was begun with is still asked for. If the object was made of it, there is nothing left to abort.
+            if let Some(upload) = &state.upload {
+                upload.abandon(&self.engine);
+            }
             return Ok(Some(Written { etag: head.meta.etag, version_id: head.version_id }));
         }
         state.content.made_after_all();
-        state.upload = None;
+        if let Some(upload) = state.upload.take() {
+            upload.abandon(&self.engine);
+        }
         state.base = Some(Base::new(&self.engine, &key, &head.meta));
         Ok(None)
     }

@@ -427,6 +427,28 @@ async fn what_was_let_go_is_in_an_object_whose_answer_was_lost() {
 }
 
 #[tokio::test]
+async fn an_upload_that_is_not_needed_after_all_is_aborted() {
+    for changed in [false, true] {
+        let rig = rig();
+        rig.faults.plan().add(lost(Operation::Put));
+        let draft = rig.create("f");
+        fill(&draft, 5, ByteRange::new(0, 20 * MIB)).await;
+        draft.parts_ended().await;
+        // What is left is one request.
+        draft.truncate(1000).await.unwrap();
+        let upload = draft.state.lock().upload.as_ref().and_then(|upload| upload.known_id()).unwrap();
+        assert_eq!(draft.commit().await.unwrap_err().kind(), ErrorKind::Io);
+        assert!(rig.bucket.has_upload(&draft.key(), &upload));
+        if changed {
+            draft.write(0, b"changed").await.unwrap();
+        }
+        draft.commit().await.unwrap();
+        rig.engine.idle().await;
+        assert!(!rig.bucket.has_upload(&draft.key(), &upload), "changed: {changed}");
+    }
+}
+
+#[tokio::test]
 async fn another_writers_object_is_not_taken_for_one_whose_answer_was_lost() {
     let rig = rig();
     rig.bucket.put("f", "old");
