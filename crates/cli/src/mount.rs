@@ -194,13 +194,17 @@ fn run_until_unmounted(plan: &Plan, foreground: Foreground<'_>) -> Result<(), Fa
         };
         match announced {
             Ok(()) => {
-                let cleaning = cleaning.map(|cleaning| Handle::current().spawn(cleaning));
+                let sending = Arc::clone(&fs);
+                let cleaning = Handle::current().spawn(async move {
+                    if let Some(cleaning) = cleaning {
+                        cleaning.await;
+                    }
+                    sending.send_restored();
+                });
                 let served = serve(session, &mut signals).await;
-                if let Some(cleaning) = cleaning {
-                    // What is not done yet is left to the next mount.
-                    cleaning.abort();
-                    drop(cleaning.await);
-                }
+                // What is not done yet is left to the next mount.
+                cleaning.abort();
+                drop(cleaning.await);
                 let saved = finish(&fs, plan.cache.as_ref()).await;
                 if let Some(answering) = answering {
                     answering.abort();

@@ -73,7 +73,8 @@ fn uploads_of_a_killed_mount_are_aborted_by_the_next_one_and_nobody_elses() {
     assert_eq!(living.wait().code(), Some(0));
     next.signal(Signal::TERM);
     assert_eq!(next.wait().code(), Some(0));
-    let left: Vec<_> = fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let left = fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().path());
+    let left: Vec<_> = left.map(|path| (fs::read_to_string(&path), path)).collect();
     assert!(left.is_empty(), "something is left to remember: {left:?}");
 }
 

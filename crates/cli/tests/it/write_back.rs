@@ -256,8 +256,10 @@ fn what_somebody_else_wrote_meanwhile_stays_and_ours_is_kept() {
     for key in ["changed", "cut", "new"] {
         assert_eq!(stored(&sandbox, key).unwrap(), b"theirs", "{key}");
     }
+    // What was read of the old bytes would do.
+    fs::remove_dir_all(sandbox.path("cache/objects")).unwrap();
     let mount = start_with(&sandbox, &["--on-conflict=overwrite"]);
-    // Of "changed" the old bytes are gone, so it cannot be made.
+    // Of "changed" they are gone, so it cannot be made.
     wait_for_queue(&sandbox, |files| {
         files.len() == 1 && files[0]["state"] == "conflict" && files[0]["key"] == "changed"
     });

@@ -67,9 +67,10 @@ impl FileSystem {
     // === After a mount that died ===
 
     /// Takes over the files of this bucket that mounts with the same stage had acknowledged which died since: they are there at once, and are
-    /// sent. To be called before the first question. Asks the store for the directories that they are in.
+    /// sent from [`FileSystem::send_restored`] on. To be called before the first question. Asks the store for the directories that they are in.
     pub async fn restore(&self) -> Restored {
         let mut restored = Restored::default();
+        self.uploads.hold();
         for left in self.leftovers().await {
             let key = left.record.key();
             let path = left.file.path();
@@ -83,6 +84,11 @@ impl FileSystem {
             }
         }
         restored
+    }
+
+    /// Begins to send files in the background that were held since [`FileSystem::restore`]: the uploads of those who died are told from ours by then.
+    pub fn send_restored(&self) {
+        self.uploads.resume();
     }
 
     async fn leftovers(&self) -> Vec<Left> {

@@ -67,6 +67,8 @@ pub(crate) struct UploadQueue {
 #[derive(Debug, Default)]
 struct State {
     files: BTreeMap<InodeNo, Queued>,
+    /// Nobody gets a turn.
+    is_held: bool,
     /// The mount ends: each file has one attempt more.
     is_closing: bool,
     /// And one of them failed, so that the others need not try.
@@ -109,6 +111,20 @@ impl Default for UploadQueue {
 }
 
 impl UploadQueue {
+    /// Nothing more is sent until [`resume`](Self::resume).
+    pub(crate) fn hold(&self) {
+        if !std::mem::replace(&mut self.state.lock().is_held, true) {
+            self.turns.forget_permits(SENT_AT_ONCE);
+        }
+    }
+
+    /// What was held is sent.
+    pub(crate) fn resume(&self) {
+        if std::mem::replace(&mut self.state.lock().is_held, false) {
+            self.turns.add_permits(SENT_AT_ONCE);
+        }
+    }
+
     /// Whether no more files should be added.
     pub(crate) fn is_full(&self) -> bool {
         self.state.lock().files.len() >= MAX_QUEUED
@@ -230,6 +246,7 @@ impl UploadQueue {
 
     /// The mount has ended: returns when the store has all files, or when an attempt has shown that it is away.
     pub(crate) async fn drain(&self) {
+        self.resume();
         {
             let mut state = self.state.lock();
             state.is_closing = true;

@@ -120,7 +120,7 @@ mod tests {
     async fn bodies_are_compared_however_they_are_cut() {
         for (one, other, same) in [
             (&["some ", "text"][..], &["some text"][..], true),
-            (&["s", "ome te", "xt"], &["some ", "text"], true),
+            (&["so", "me ", "text"], &["some te", "xt"], true),
             (&[], &[], true),
             (&["text"], &["Text"], false),
             (&["some ", "text"], &["some ", "texts"], false),
