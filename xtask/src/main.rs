@@ -13,6 +13,7 @@ mod bench;
 mod ci;
 mod command;
 mod licences;
+mod models;
 mod reference;
 mod suites;
 mod tidy;
@@ -50,6 +51,8 @@ enum Task {
     Docs,
     /// Measures a release build side by side with Mountpoint.
     Bench(bench::Bench),
+    /// Measures how models load from a mount, or what damage does to disk caches, side by side with other programs.
+    Models(models::Models),
     /// Runs outside test suites and everyday programs on a mount of a release build.
     Suites(suites::Suites),
 }
@@ -70,6 +73,7 @@ fn run(task: Task) -> Result<()> {
         Task::Ci => ci::ci(&root),
         Task::Docs => reference::write(&root),
         Task::Bench(bench) => bench.run(&root),
+        Task::Models(models) => models.run(&root),
         Task::Suites(suites) => suites.run(&root),
     }
 }
