@@ -1,10 +1,12 @@
-//! The admin socket of a mount: whoever may open it asks one question, as a line of JSON, and gets one line of JSON.
+//! The admin socket of a mount: whoever may open it asks one question, as a line of JSON, and gets the answer, the
+//! last of one or more lines of JSON. Those before it tell how far a long answer is.
 //!
 //! A mount has two files in the state directory: `PID-N.mount` says what is mounted where, and `PID-N.sock` answers, to its owner alone. A process
 //! that was killed leaves both. Its socket refuses connections, by which it is known to be dead; the next mount at the same place removes
 //! its files, and so does whoever finds that nothing is mounted there any more.
 
 mod ask;
+mod wanted;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,7 +23,8 @@ use tokio::time::timeout;
 
 use crate::state::Directory;
 
-pub(crate) use ask::{Answer, Asked, ask_all};
+pub(crate) use ask::{Answer, Asked, ask_all, ask_one};
+pub(crate) use wanted::Wanted;
 
 /// How the name of the file ends that describes a mount.
 const MOUNT: &str = ".mount";
@@ -30,8 +33,8 @@ const SOCKET: &str = ".sock";
 /// A question is far shorter.
 const MAX_QUESTION_BYTES: u64 = 4096;
 /// So many are answered at once.
-const MAX_CONNECTIONS: usize = 8;
-/// Who takes longer to ask, or to answer, is not listened to.
+const MAX_CONNECTIONS: usize = 32;
+/// Who takes longer to ask, or to take in a line, is not listened to.
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// What the state directory says of a mount.
@@ -90,9 +93,9 @@ impl AdminSocket {
         unreachable!("a directory has not so many files")
     }
 
-    /// Answers until it is dropped.
-    pub(crate) async fn serve(self, answer: impl Fn(&Value) -> Value + Send + Sync + 'static) {
-        let (answer, turns) = (Arc::new(answer), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
+    /// Answers until it is dropped; then what is being answered ends too.
+    pub(crate) async fn serve(self, answers: impl Answers) {
+        let (answers, turns) = (Arc::new(answers), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
         let mut connections = JoinSet::new();
         loop {
             let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { return };
@@ -103,9 +106,9 @@ impl AdminSocket {
                     return;
                 }
             };
-            let answer = Arc::clone(&answer);
+            let answers = Arc::clone(&answers);
             connections.spawn(async move {
-                if let Ok(Err(error)) = timeout(LIMIT, reply(stream, &*answer)).await {
+                if let Err(error) = reply(stream, &*answers).await {
                     tracing::debug!(%error, "somebody at the admin socket left");
                 }
                 drop(turn);
@@ -123,15 +126,40 @@ impl Drop for AdminSocket {
     }
 }
 
-async fn reply(stream: UnixStream, answer: &(impl Fn(&Value) -> Value + ?Sized)) -> io::Result<()> {
+/// Who answers what is asked at the socket.
+pub(crate) trait Answers: Send + Sync + 'static {
+    /// Answers `question`. How far an answer is that takes long may be told meanwhile; it ends with an error when nobody listens any more.
+    fn answer(
+        &self,
+        question: &Value,
+        progress: &mut Progress,
+    ) -> impl Future<Output = io::Result<Value>> + Send;
+}
+
+/// Who asked, while the answer is on its way.
+#[derive(Debug)]
+pub(crate) struct Progress(BufReader<UnixStream>);
+
+impl Progress {
+    /// Tells how far it is, by a line before the answer.
+    ///
+    /// # Errors
+    /// If nobody listens any more.
+    pub(crate) async fn say(&mut self, line: &Value) -> io::Result<()> {
+        timeout(LIMIT, self.0.write_all(format!("{line}\n").as_bytes())).await?
+    }
+}
+
+async fn reply(stream: UnixStream, answers: &impl Answers) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     let mut line = Vec::new();
-    (&mut stream).take(MAX_QUESTION_BYTES).read_until(b'\n', &mut line).await?;
+    timeout(LIMIT, (&mut stream).take(MAX_QUESTION_BYTES).read_until(b'\n', &mut line)).await??;
+    let mut progress = Progress(stream);
     let answer = match serde_json::from_slice(&line) {
-        Ok(question) => answer(&question),
+        Ok(question) => answers.answer(&question, &mut progress).await?,
         Err(error) => json!({ "error": format!("this is no question: {error}") }),
     };
-    stream.write_all(format!("{answer}\n").as_bytes()).await
+    progress.say(&answer).await
 }
 
 /// Removes what dead mounts left that were at `mount_point`, or are at none any more.

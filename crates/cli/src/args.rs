@@ -16,7 +16,10 @@ use sluicefs_csi::Endpoint;
 use crate::failure::EXIT_CODES_HELP;
 
 pub(crate) use cache::{CacheArgs, CacheCommand, CacheDirArgs};
-pub(crate) use mount::{AttributesArg, BucketTypeArg, FileArgs, LogArgs, MountArgs, StoreArgs, SymlinksArg};
+pub(crate) use mount::{
+    AttributesArg, BucketTypeArg, FileArgs, LogArgs, MountArgs, PresetArg, StoreArgs, SymlinksArg,
+    VersionsArg,
+};
 pub(crate) use objects::{RmArgs, UploadsAbortArgs, UploadsArgs, UploadsCommand, UploadsListArgs};
 pub(crate) use values::TtlArg;
 pub(crate) use warm::WarmArgs;
@@ -38,7 +41,6 @@ pub(crate) enum Command {
     ///
     /// Returns when the mount answers; the process that serves it goes on in the background until the directory is unmounted.
     /// Credentials and region are found as the AWS command line finds them.
-    #[command(after_help = MOUNT_EXAMPLES, after_long_help = MOUNT_EXAMPLES)]
     Mount(Box<MountArgs>),
     /// Unmounts a directory.
     Unmount(UnmountArgs),
@@ -47,6 +49,12 @@ pub(crate) enum Command {
     ///
     /// Fails if one is dead or does not answer.
     Status(StatusArgs),
+    /// Lets a mount ask the store anew for all that it knows: names, sizes, and with --versions pinned the versions of objects.
+    ///
+    /// What is opened after that is what the bucket holds now. A file that is open stays of its version: what was not read of it yet may be stale
+    /// (ESTALE).
+    #[command(after_help = REFRESH_EXAMPLES, after_long_help = REFRESH_EXAMPLES)]
+    Refresh(RefreshArgs),
     /// Removes an object of a bucket, or everything below a directory, without mounting it. Nothing is asked.
     #[command(after_help = RM_EXAMPLES, after_long_help = RM_EXAMPLES)]
     Rm(Box<RmArgs>),
@@ -73,14 +81,21 @@ pub(crate) enum Command {
     DocsMarkdown,
 }
 
-const MOUNT_EXAMPLES: &str = "\
+/// For the help of `mount`, behind the table of presets.
+pub(crate) const MOUNT_EXAMPLES: &str = "\
 Examples:
 
     sluicefs mount my-bucket /mnt/models
+    sluicefs mount --preset model --cache /var/cache/models s3://my-bucket/llama/ /mnt/llama
     sluicefs mount --region eu-west-1 s3://my-bucket/llama/ /mnt/models
     sluicefs mount --no-sign-request --metadata-ttl indefinite public-bucket /mnt/data
     sluicefs mount --endpoint-url http://127.0.0.1:9000 my-bucket /mnt/models
     sluicefs mount file:///srv/models /mnt/models";
+
+const REFRESH_EXAMPLES: &str = "\
+Example:
+
+    sluicefs refresh /mnt/llama";
 
 const RM_EXAMPLES: &str = "\
 Examples:
@@ -118,6 +133,23 @@ pub(crate) struct StatusArgs {
     #[arg(long)]
     pub(crate) json: bool,
     /// The state directory of the mounts. [default: /var/lib/sluicefs for root, else $XDG_STATE_HOME/sluicefs or
+    /// ~/.local/state/sluicefs]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) state_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) logs: LogArgs,
+}
+
+/// What to refresh.
+#[derive(Debug, Args)]
+pub(crate) struct RefreshArgs {
+    /// The directory that the bucket is mounted on. With one below it the whole mount is refreshed too, since its files belong together.
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) dir: PathBuf,
+    /// Print the outcome as a JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The state directory of the mount. [default: /var/lib/sluicefs for root, else $XDG_STATE_HOME/sluicefs or
     /// ~/.local/state/sluicefs]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) state_dir: Option<PathBuf>,

@@ -16,7 +16,9 @@ mod logging;
 mod memory;
 mod mount;
 mod open_files;
+mod preset;
 mod reference;
+mod refresh;
 mod rm;
 mod runtime;
 mod settings;
@@ -33,7 +35,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{FromArgMatches, Parser};
 
 use args::{Cli, Command, LogArgs};
 use compat::{CompatCli, Personality};
@@ -45,7 +47,10 @@ fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     let personality = Personality::of(args.first().map(OsString::as_os_str));
     let result = match personality {
-        Personality::Sluicefs => run(Cli::parse_from(&args), &args),
+        Personality::Sluicefs => {
+            let matches = reference::command().get_matches_from(&args);
+            run(Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()), &args)
+        }
         Personality::MountHelper | Personality::MountS3 => run_mount_s3(personality, args),
     };
     match result {
@@ -65,6 +70,7 @@ fn run(cli: Cli, args: &[OsString]) -> Result<(), Failure> {
         Command::Mount(mount) => mount::run(&mount, Invocation { personality: Personality::Sluicefs, args }),
         Command::Unmount(unmount) => unmount::run(&unmount),
         Command::Status(status) => status::run(&status),
+        Command::Refresh(refresh) => refresh::run(&refresh),
         Command::Rm(rm) => rm::run(&rm),
         Command::Uploads(uploads) => uploads::run(&uploads.command),
         Command::Warm(warm) => warm::run(&warm),

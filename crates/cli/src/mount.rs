@@ -1,13 +1,15 @@
 //! `sluicefs mount`: opens the bucket, mounts it, serves it until it is unmounted or a signal says stop.
 
+mod plan;
+mod questions;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluicefs_cache_dir::{CacheDirError, StageDir, own_directory};
-use sluicefs_core::{FileSystem, FsConfig, Restored};
-use sluicefs_fuse::{Access, MountConfig, MountError, MountedSession, SessionError, Xattrs};
+use sluicefs_core::{FileSystem, Restored};
+use sluicefs_fuse::{MountConfig, MountError, MountedSession, SessionError};
 use sluicefs_fuse_mount::{MountState, mount_state, passed_descriptor};
 use sluicefs_s3_client::ObjectKey;
 use tokio::runtime::Handle;
@@ -15,16 +17,19 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use crate::admin::AdminSocket;
-use crate::args::{AttributesArg, MountArgs};
+use crate::args::MountArgs;
 use crate::background::{self, Parent, Report};
 use crate::compat::Personality;
 use crate::failure::{ExitStatus, Failure};
 use crate::logging::{self, Audience, Destination};
-use crate::settings::{Surroundings, absolute, fs_config, stored_config};
 use crate::signals::Signals;
 use crate::snapshot::Snapshots;
-use crate::store::Source;
-use crate::{memory, note, open_files, runtime, state};
+use crate::{note, runtime, state};
+
+use plan::{Cache, Plan};
+use questions::Questions;
+
+pub(crate) use questions::{REFRESH, STATUS};
 
 /// Under which name and with which arguments this process was started.
 #[derive(Debug, Clone, Copy)]
@@ -66,97 +71,6 @@ fn start_in_background(args: &MountArgs, personality: Personality) -> Result<Log
     Ok(if is_lost { Logging::Lost } else { Logging::AsAsked })
 }
 
-/// Everything one mount needs.
-#[derive(Debug)]
-struct Plan {
-    source: Source,
-    target: PathBuf,
-    fs: FsConfig,
-    cache: Option<Cache>,
-    session: MountConfig,
-    state: state::Choice,
-}
-
-/// A directory for what memory cannot hold, and for what was read.
-#[derive(Debug, Clone)]
-struct Cache {
-    dir: PathBuf,
-    /// The most that written bytes take there; `None` for a mount that changes nothing.
-    stage_bytes: Option<u64>,
-}
-
-impl Plan {
-    fn new(args: &MountArgs, personality: Personality) -> Result<Self, Failure> {
-        let source = Source::new(&args.bucket, &args.store, stored_config(&args.writing)?)?
-            .below(args.prefix.as_deref())?;
-        let around = Surroundings {
-            uid: rustix::process::geteuid().as_raw(),
-            gid: rustix::process::getegid().as_raw(),
-            memory_target_bytes: memory::default_target_bytes(),
-            open_files: open_files::raise(),
-            metadata_ttl: personality.default_ttl(),
-        };
-        let mut session = MountConfig::new(source.to_string());
-        session.access = match (args.files.allow_other, args.files.allow_root) {
-            (true, _) => Access::Everyone,
-            (false, true) => Access::OwnerAndRoot,
-            (false, false) => Access::Owner,
-        };
-        session.read_only = args.files.read_only;
-        let keeps_attributes = !matches!(args.files.attributes, None | Some(AttributesArg::None));
-        if args.files.xattr || keeps_attributes {
-            session.xattrs = Xattrs::Readable;
-        }
-        if args.reading.read_ahead_kb.is_some() {
-            session.read_ahead_kb = args.reading.read_ahead_kb;
-        }
-        Ok(Self {
-            fs: fs_config(args, source.prefix(), around)?,
-            target: absolute(&args.dir)?,
-            cache: Cache::new(args)?,
-            source,
-            session,
-            state: state::Choice::new(args.process.state_dir.as_deref())?,
-        })
-    }
-}
-
-impl Cache {
-    fn new(args: &MountArgs) -> Result<Option<Self>, Failure> {
-        let stage_bytes = (!args.files.read_only).then(|| args.reading.stage_size.unwrap_or(u64::MAX));
-        let cache = |dir: &PathBuf| Ok(Self { dir: absolute(dir)?, stage_bytes });
-        args.reading.cache.as_ref().map(cache).transpose()
-    }
-
-    /// Makes the directory, which must lie in neither of these, where it would keep itself; and opens the stage in it.
-    fn open(&self, target: &Path, source: Option<&Path>) -> Result<Option<Arc<StageDir>>, Failure> {
-        own_directory(&self.dir).map_err(cache_failure)?;
-        let canonical = |path: &Path| path.canonicalize().ok();
-        let dir = canonical(&self.dir);
-        for other in [Some(target), source].into_iter().flatten() {
-            if let (Some(dir), Some(other)) = (&dir, canonical(other))
-                && dir.starts_with(&other)
-            {
-                let message = format!(
-                    "--cache {} lies in {}; choose a directory outside of it",
-                    dir.display(),
-                    other.display()
-                );
-                return Err(Failure::usage(message));
-            }
-        }
-        let open = |bytes| StageDir::open(&self.dir, bytes).map_err(cache_failure);
-        self.stage_bytes.map(open).transpose()
-    }
-}
-
-fn cache_failure(error: CacheDirError) -> Failure {
-    match error {
-        CacheDirError::Io { .. } => Failure::failed(format!("--cache: {error}")),
-        refused => Failure::usage(format!("--cache: {refused}")),
-    }
-}
-
 /// Who waits for the mount.
 #[derive(Debug)]
 enum Foreground<'a> {
@@ -188,6 +102,7 @@ fn run_until_unmounted(plan: &Plan, foreground: Foreground<'_>) -> Result<(), Fa
             None => None,
         };
         tracing::info!(source = %plan.source, target_path = %session.target().display(), "mounted");
+        tracing::info!("{}", plan.chosen.line());
         let announced = match foreground {
             Foreground::Terminal => Ok(()),
             Foreground::Child(parent, logging) => announce(parent, logging),
@@ -242,7 +157,7 @@ struct Prepared<C> {
     cleaning: Option<C>,
 }
 
-/// Answers `sluicefs status` until the task is aborted; `None` if nobody can ask, for the reason in the log.
+/// Answers `sluicefs status` and the like until the task is aborted; `None` if nobody can ask, for the reason in the log.
 async fn answer_questions(
     plan: &Plan,
     state: state::Directory,
@@ -255,11 +170,11 @@ async fn answer_questions(
         mount_point: mount_point.to_string_lossy().into_owned(),
         cache: plan.cache.as_ref().map(|cache| (cache.dir.to_string_lossy().into_owned(), cache.stage_bytes)),
         since: Instant::now(),
+        preset: plan.chosen.as_json(),
     };
     match AdminSocket::bind(state, &snapshots.source, mount_point).await {
         Ok(socket) => {
-            let answer = move |question: &_| snapshots.answer(question);
-            Some(Handle::current().spawn(socket.serve(answer)))
+            Some(Handle::current().spawn(socket.serve(Questions { fs: Arc::clone(fs), snapshots })))
         }
         Err(error) => {
             tracing::warn!(%error, "`sluicefs status` does not find this mount: its socket cannot be made");

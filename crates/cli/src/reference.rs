@@ -4,8 +4,15 @@ use std::io::{self, Write};
 
 use clap::CommandFactory;
 
-use crate::args::{Cli, CompletionsArgs};
+use crate::args::{Cli, CompletionsArgs, MOUNT_EXAMPLES};
 use crate::failure::Failure;
+use crate::preset;
+
+/// The command line with everything that its help tells.
+pub(crate) fn command() -> clap::Command {
+    let help = format!("{}\n\n{MOUNT_EXAMPLES}", preset::help());
+    Cli::command().mut_subcommand("mount", |mount| mount.after_help(help.clone()).after_long_help(help))
+}
 
 /// Prints the completions for a shell.
 ///
@@ -13,7 +20,7 @@ use crate::failure::Failure;
 /// If standard output is closed.
 pub(crate) fn completions(args: &CompletionsArgs) -> Result<(), Failure> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "sluicefs", &mut script);
+    clap_complete::generate(args.shell, &mut command(), "sluicefs", &mut script);
     print(&script)
 }
 
@@ -25,7 +32,7 @@ pub(crate) fn markdown() -> Result<(), Failure> {
     let options = clap_markdown::MarkdownOptions::new()
         .title("The command line of sluicefs".to_owned())
         .show_footer(false);
-    print(clap_markdown::help_markdown_command_custom(&Cli::command(), &options).as_bytes())
+    print(clap_markdown::help_markdown_command_custom(&command(), &options).as_bytes())
 }
 
 fn print(text: &[u8]) -> Result<(), Failure> {

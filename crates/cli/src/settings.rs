@@ -5,13 +5,17 @@ mod writing;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use sluicefs_core::{Allow, Attributes, DiskCacheConfig, FsConfig, OwnerOfNew, ReadConfig, Symlinks};
+use sluicefs_core::{
+    Allow, Attributes, DiskCacheConfig, FsConfig, OwnerOfNew, ReadConfig, Symlinks, VersionPolicy,
+};
 use sluicefs_s3_client::KeyPrefix;
 use sluicefs_s3_client::config::{
     AddressingStyle, BucketType, ClientConfig, CredentialSource, SseCustomerKey, WriteConfig,
 };
 
-use crate::args::{AttributesArg, BucketTypeArg, FileArgs, MountArgs, StoreArgs, SymlinksArg, TtlArg};
+use crate::args::{
+    AttributesArg, BucketTypeArg, FileArgs, MountArgs, StoreArgs, SymlinksArg, TtlArg, VersionsArg,
+};
 use crate::failure::Failure;
 
 pub(crate) use writing::stored_config;
@@ -25,6 +29,8 @@ pub(crate) struct Surroundings {
     /// How many files this process may have open.
     pub(crate) open_files: usize,
     pub(crate) metadata_ttl: TtlArg,
+    /// Written bytes have one of so many shares of the memory.
+    pub(crate) shares_of_memory: u64,
 }
 
 /// How to reach the bucket, and what to store with what is written.
@@ -70,7 +76,11 @@ pub(crate) fn fs_config(
     let metadata_ttl = args.reading.metadata_ttl.unwrap_or(around.metadata_ttl);
     let negative_ttl = args.reading.negative_metadata_ttl.unwrap_or(metadata_ttl);
     let memory_bytes = args.reading.memory_target.unwrap_or(around.memory_target_bytes);
-    let write_bytes = writing::memory_bytes(args, memory_bytes)?;
+    let write_bytes = writing::memory_bytes(args, memory_bytes, around.shares_of_memory)?;
+    let versions = args.reading.versions.map_or(VersionPolicy::default(), |versions| match versions {
+        VersionsArg::Newest => VersionPolicy::Newest,
+        VersionsArg::Pinned => VersionPolicy::Pinned,
+    });
     let config = FsConfig {
         prefix,
         uid: args.files.uid.unwrap_or(around.uid),
@@ -81,8 +91,9 @@ pub(crate) fn fs_config(
         dir_mode: args.files.dir_mode,
         metadata_ttl: metadata_ttl.ttl(),
         negative_ttl: negative_ttl.ttl(),
-        // Who says that nothing ever changes need not be asked at each open.
-        revalidate_on_open: metadata_ttl != TtlArg::Indefinite,
+        // Who says that nothing ever changes, or that changes do not count, need not be asked at each open.
+        revalidate_on_open: metadata_ttl != TtlArg::Indefinite && versions == VersionPolicy::Newest,
+        versions,
         attributes: args.files.attributes.map_or(Attributes::default(), |whose| match whose {
             AttributesArg::None => Attributes::None,
             AttributesArg::S3fs => Attributes::S3fs,
@@ -166,6 +177,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::args::{Cli, Command};
+    use crate::preset::Chosen;
 
     const AROUND: Surroundings = Surroundings {
         uid: 1000,
@@ -173,6 +185,7 @@ pub(crate) mod tests {
         memory_target_bytes: 512 << 20,
         open_files: 1024,
         metadata_ttl: TtlArg::Seconds(1),
+        shares_of_memory: 4,
     };
 
     pub(crate) fn parse(options: &[&str]) -> MountArgs {
@@ -185,6 +198,12 @@ pub(crate) mod tests {
 
     pub(crate) fn fs(options: &[&str]) -> Result<FsConfig, Failure> {
         fs_config(&parse(options), KeyPrefix::root(), AROUND)
+    }
+
+    /// The settings that were chosen, on a machine as above.
+    pub(crate) fn fs_of(chosen: &Chosen) -> Result<FsConfig, Failure> {
+        let around = Surroundings { shares_of_memory: chosen.shares_of_memory, ..AROUND };
+        fs_config(&chosen.args, KeyPrefix::root(), around)
     }
 
     pub(crate) fn client(options: &[&str]) -> Result<ClientConfig, Failure> {

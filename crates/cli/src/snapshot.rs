@@ -9,9 +9,6 @@ use sluicefs_core::{
 };
 use tokio::time::Instant;
 
-/// The question.
-pub(crate) const STATUS: &str = "status";
-
 /// A mount that can be asked.
 #[derive(Debug)]
 pub(crate) struct Snapshots {
@@ -21,14 +18,13 @@ pub(crate) struct Snapshots {
     /// The directory of `--cache`, and the most that may be staged there.
     pub(crate) cache: Option<(String, Option<u64>)>,
     pub(crate) since: Instant,
+    /// Its settings, and who chose them.
+    pub(crate) preset: Value,
 }
 
 impl Snapshots {
-    /// The answer to `question`.
-    pub(crate) fn answer(&self, question: &Value) -> Value {
-        if question["ask"] != STATUS {
-            return json!({ "error": format!("{} is not known here; ask for \"{STATUS}\"", question["ask"]) });
-        }
+    /// How it is now.
+    pub(crate) fn status(&self) -> Value {
         let (reading, writing, removals) =
             (self.fs.read_stats(), self.fs.write_status(), self.fs.removal_stats());
         let (open_files, open_directories) = self.fs.open_counts();
@@ -41,6 +37,8 @@ impl Snapshots {
             "mount_point": self.mount_point,
             "uptime_seconds": self.since.elapsed().as_secs(),
             "options": options(config, self.cache.as_ref()),
+            "preset": self.preset,
+            "pins": self.fs.pin_stats().map(|pins| json!({ "objects": pins.objects, "limit": pins.limit })),
             "memory": {
                 "limit_bytes": config.read.memory_limit_bytes + writing.memory_limit_bytes,
                 "used_bytes": reading.memory_bytes + writing.memory_bytes,
@@ -84,6 +82,7 @@ fn options(config: &FsConfig, cache: Option<&(String, Option<u64>)>) -> Value {
         "read_only": !config.allow.changes,
         "no_delete": !config.allow.delete,
         "no_overwrite": !config.allow.overwrite,
+        "versions": format!("{:?}", config.versions).to_lowercase(),
         "metadata_ttl_seconds": seconds(config.metadata_ttl),
         "negative_metadata_ttl_seconds": seconds(config.negative_ttl),
         "read_part_size": config.read.part_size_bytes,

@@ -1,11 +1,16 @@
-//! Tells the kernel that attributes it holds are no longer true.
+//! Tells the kernel that attributes and names it holds are no longer true.
 //!
 //! The core finds that out in the middle of a read. Writing the notice there could make a thread that serves requests wait for a lock
 //! whose holder waits for that very thread, so a thread of its own writes them. The read waits for that, but not for long: the kernel
 //! may itself wait for the read, to give up the inode.
+//!
+//! Names are a matter of their own: the kernel takes such a notice in when nobody looks names up in that directory any more, which may take as
+//! long as the store does. They have a thread for as long as that takes, so that no read waits for it.
 
+use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
@@ -29,6 +34,8 @@ const TOLD_WITHIN: Duration = Duration::from_millis(500);
 pub(crate) struct Notices {
     queue: Queue,
     thread: Option<JoinHandle<()>>,
+    /// No further name is worth a notice.
+    is_over: Arc<AtomicBool>,
 }
 
 type Queue = Arc<Mutex<Option<SyncSender<Notice>>>>;
@@ -44,10 +51,17 @@ impl Notices {
     pub(crate) fn start(fs: &FileSystem, notifier: Notifier, learnt: Learnt) -> io::Result<Self> {
         let (send, receive) = sync_channel(MAX_WAITING);
         let queue = Arc::new(Mutex::new(Some(send)));
+        let is_over = Arc::new(AtomicBool::new(false));
+        let connected = Connected {
+            queue: Arc::clone(&queue),
+            notifier: notifier.clone(),
+            is_over: Arc::clone(&is_over),
+            learnt,
+        };
         let thread =
             Builder::new().name("sluicefs-notify".to_owned()).spawn(move || run(&receive, &notifier))?;
-        fs.set_kernel(Box::new(Connected { queue: Arc::clone(&queue), learnt }));
-        Ok(Self { queue, thread: Some(thread) })
+        fs.set_kernel(Box::new(connected));
+        Ok(Self { queue, thread: Some(thread), is_over })
     }
 }
 
@@ -55,6 +69,8 @@ impl Notices {
 #[derive(Debug)]
 struct Connected {
     queue: Queue,
+    notifier: Notifier,
+    is_over: Arc<AtomicBool>,
     learnt: Learnt,
 }
 
@@ -69,9 +85,41 @@ impl Kernel for Connected {
         Box::pin(async move { matches!(tokio::time::timeout(TOLD_WITHIN, told).await, Ok(Ok(true))) })
     }
 
+    fn doubt_names(&self, names: Vec<(InodeNo, Box<str>)>) -> BoxFuture<'static, usize> {
+        let (done, told) = oneshot::channel();
+        let (notifier, is_over) = (self.notifier.clone(), Arc::clone(&self.is_over));
+        // Nobody waits for the thread: it ends with its names, and with the mount.
+        let tell = move || {
+            // Who gave up waiting does not need to know.
+            let _ = done.send(tell_of(&names, &notifier, &is_over));
+        };
+        if let Err(error) = Builder::new().name("sluicefs-names".to_owned()).spawn(tell) {
+            tracing::warn!(%error, "the kernel is not told of names that are to be asked for again");
+        }
+        Box::pin(async move { told.await.unwrap_or(0) })
+    }
+
     fn ends_files_at_short_replies(&self) -> bool {
         self.learnt.short_replies() == ShortReplies::EndFiles
     }
+}
+
+/// Tells of each name, and returns how many the kernel took in.
+fn tell_of(names: &[(InodeNo, Box<str>)], notifier: &Notifier, is_over: &AtomicBool) -> usize {
+    let mut told = 0;
+    for (parent, name) in names {
+        if is_over.load(Ordering::Relaxed) {
+            break;
+        }
+        // fuser takes a name that the kernel does not know for told.
+        match notifier.inval_entry(INodeNo(parent.0), OsStr::new(&**name)) {
+            Ok(()) => told += 1,
+            Err(error) => {
+                tracing::debug!(parent = parent.0, ?name, %error, "the kernel did not take the notice of a name");
+            }
+        }
+    }
+    told
 }
 
 fn run(queue: &Receiver<Notice>, notifier: &Notifier) {
@@ -89,6 +137,7 @@ fn run(queue: &Receiver<Notice>, notifier: &Notifier) {
 
 impl Drop for Notices {
     fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
         self.queue.lock().take();
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the thread that notifies the kernel panicked");

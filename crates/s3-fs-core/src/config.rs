@@ -55,6 +55,8 @@ pub struct FsConfig {
     /// Ask the store at each open of a file whose pages the kernel may hold, even while its attributes are believed: an open
     /// then never sees an older version than the newest (close-to-open consistency). Default true.
     pub revalidate_on_open: bool,
+    /// Which version of an object its name stands for. Default the newest.
+    pub versions: VersionPolicy,
     /// Which symbolic links there are. Default those that stay inside the mount.
     pub symlinks: Symlinks,
     /// How attributes that a listing does not tell are kept. Default not at all.
@@ -65,6 +67,16 @@ pub struct FsConfig {
     pub read: ReadConfig,
     /// How writes are staged and sent.
     pub write: WriteConfig,
+}
+
+/// Which version of an object its name stands for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum VersionPolicy {
+    /// The newest, as far as it is known.
+    #[default]
+    Newest,
+    /// The one that was seen first, until the file system is refreshed: what has changed since is stale. Only for a mount that changes nothing.
+    Pinned,
 }
 
 /// Which symbolic links can be made and followed.
@@ -237,6 +249,7 @@ impl Default for FsConfig {
             metadata_ttl: Ttl::For(Duration::from_secs(1)),
             negative_ttl: Ttl::For(Duration::from_secs(1)),
             revalidate_on_open: true,
+            versions: VersionPolicy::default(),
             symlinks: Symlinks::default(),
             attributes: Attributes::default(),
             allow: Allow::ALL,
@@ -270,6 +283,11 @@ pub enum InvalidConfig {
         "{0} keeps no metadata, in which attributes would be kept: leave --attributes out, or mount a bucket of S3"
     )]
     NoMetadata(String),
+    /// Versions are pinned, and objects may be changed.
+    #[error(
+        "versions are pinned only where nothing is changed: mount read-only, or let names stand for the newest version"
+    )]
+    PinnedChanges,
     /// The cache on disk cannot be had.
     #[error(transparent)]
     DiskCache(#[from] DiskCacheError),
@@ -292,6 +310,9 @@ impl FsConfig {
         let prefix = self.prefix.as_str();
         if !(prefix.is_empty() || prefix.ends_with('/')) {
             return Err(InvalidConfig::Prefix(prefix.to_owned()));
+        }
+        if self.versions == VersionPolicy::Pinned && self.allow.changes {
+            return Err(InvalidConfig::PinnedChanges);
         }
         let read = &self.read;
         if read.memory_limit_bytes < ReadConfig::MIN_MEMORY_BYTES {

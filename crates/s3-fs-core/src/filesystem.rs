@@ -4,6 +4,7 @@ mod attributes;
 mod files;
 mod links;
 mod names;
+mod refresh;
 mod rename;
 mod write_back;
 
@@ -18,12 +19,13 @@ use tokio::runtime;
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::attr::{Attr, DirEntry, DirMode, Entry, FileKind, HandleId, InodeNo, OpenedFile, StatFs};
-use crate::config::{Attributes, FsConfig, InvalidConfig};
+use crate::config::{Attributes, FsConfig, InvalidConfig, VersionPolicy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::HandleTable;
 use crate::kernel::{Destination, Kernel};
 use crate::open_file::{FileHandle, OpenFiles, Pin};
 use crate::path::NAME_MAX_BYTES;
+use crate::pins::{PinnedBucket, Pins};
 use crate::read::{ReadData, ReadEngine, ReadStats};
 use crate::readdir::DirHandle;
 use crate::removals::{Removal, RemovalStats, Removals};
@@ -35,6 +37,7 @@ use attributes::TURNS;
 
 pub use attributes::XattrMode;
 pub use files::{Creation, Existing, Unfinished};
+pub use refresh::{PinStats, Refreshed};
 pub use rename::Replace;
 pub use write_back::Restored;
 
@@ -61,6 +64,8 @@ pub struct FileSystem {
     open_files: HandleTable<Handle>,
     open_dirs: HandleTable<DirHandle>,
     kernel: OnceLock<Box<dyn Kernel>>,
+    /// Where versions are pinned: to which.
+    pins: Option<Arc<Pins>>,
     config: FsConfig,
 }
 
@@ -96,10 +101,20 @@ impl FileSystem {
         if config.attributes != Attributes::None && !bucket.traits().copy_with_attributes {
             return Err(InvalidConfig::NoMetadata(bucket.identity().name.to_string()));
         }
+        let pins = (config.versions == VersionPolicy::Pinned).then(|| Arc::new(Pins::new()));
+        let bucket: Arc<dyn Bucket> = match &pins {
+            Some(pins) => Arc::new(PinnedBucket::new(bucket, Arc::clone(pins))),
+            None => bucket,
+        };
         let runtime = runtime::Handle::current();
         let engine = ReadEngine::with_disk(Arc::clone(&bucket), config.read.clone(), runtime.clone())?;
         let files = Arc::new(OpenFiles::new(Arc::clone(&engine)));
-        let tree = Arc::new(Tree::new(Arc::clone(&bucket), &config, Arc::clone(&files), runtime.clone()));
+        let tree = Arc::new(Tree::new(
+            Arc::clone(&bucket),
+            &config,
+            (Arc::clone(&files), pins.clone()),
+            runtime.clone(),
+        ));
         let (committed, described) = (Arc::clone(&tree), Arc::clone(&tree));
         let removals = config.write.delete_behind.then(|| {
             let tree = Arc::clone(&tree);
@@ -133,6 +148,7 @@ impl FileSystem {
             open_files,
             open_dirs,
             kernel: OnceLock::new(),
+            pins,
             config,
         }))
     }
@@ -286,6 +302,9 @@ impl FileSystem {
 
     /// The object changed under a read of the version of `pin`: takes note of the new one; an error if the reader must not go on with that.
     async fn find_new_version(&self, handle: &FileHandle, pin: &Pin, error: Error) -> Result<()> {
+        if self.pins.is_some() {
+            return Err(if error.kind() == ErrorKind::Stale { error } else { handle.stale() });
+        }
         if !handle.is_current(pin) && pin.may_move_on() {
             // Another read has found it already.
             return Ok(());

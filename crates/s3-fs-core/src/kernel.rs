@@ -15,6 +15,12 @@ pub trait Kernel: Send + Sync {
     /// read: the kernel may hold locks until that is answered.
     fn doubt_attributes(&self, ino: InodeNo) -> BoxFuture<'static, bool>;
 
+    /// Makes the kernel ask again for these names, each in its directory, also where it believes that there is no such name.
+    ///
+    /// Resolves to how many it was told of, those that it did not know included. Call it from no request of the kernel: it may hold locks until that
+    /// is answered.
+    fn doubt_names(&self, names: Vec<(InodeNo, Box<str>)>) -> BoxFuture<'static, usize>;
+
     /// Whether the kernel ends a file where the reply to a read is short, if it has not been told another length since it asked.
     fn ends_files_at_short_replies(&self) -> bool;
 }

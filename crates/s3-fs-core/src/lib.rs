@@ -20,6 +20,7 @@ mod listing;
 mod local;
 mod open_file;
 mod path;
+mod pins;
 pub(crate) mod read;
 mod readdir;
 mod removals;
@@ -34,11 +35,13 @@ pub use attr::{
 };
 pub use cache::disk::{DiskCacheConfig, DiskCacheError, DiskStats};
 pub use config::{
-    Allow, Attributes, Exclusive, FsConfig, OnConflict, OwnerOfNew, ReadConfig, Symlinks, Ttl, WriteBack,
-    WriteConfig,
+    Allow, Attributes, Exclusive, FsConfig, OnConflict, OwnerOfNew, ReadConfig, Symlinks, Ttl, VersionPolicy,
+    WriteBack, WriteConfig,
 };
 pub use error::{Error, ErrorKind, Result};
-pub use filesystem::{Creation, Existing, FileSystem, Replace, Restored, Unfinished, XattrMode};
+pub use filesystem::{
+    Creation, Existing, FileSystem, PinStats, Refreshed, Replace, Restored, Unfinished, XattrMode,
+};
 pub use kernel::Kernel;
 pub use read::{MAX_READ_BYTES, ReadData, ReadStats};
 pub use removals::RemovalStats;

@@ -4,6 +4,7 @@
 
 mod changes;
 mod described;
+mod doubted;
 mod sweeps;
 
 use std::hash::{BuildHasher, RandomState};
@@ -31,10 +32,12 @@ use crate::listing::{At, Fragment, Listing, Named, OnHidden};
 use crate::local::LocalNames;
 use crate::open_file::OpenFiles;
 use crate::path::{self, NAME_MAX_BYTES};
+use crate::pins::Pins;
 use crate::readdir::{DOT_ENTRIES, DirHandle};
 use crate::resolve::{self, Plan};
 
 use described::Described;
+use doubted::{Doubted, over};
 use sweeps::Sweeps;
 
 pub(crate) use changes::Target;
@@ -62,6 +65,8 @@ pub(crate) struct Tree {
     listings: Arc<ListingCache>,
     local: LocalNames,
     sweeps: Sweeps,
+    doubted: Doubted,
+    pins: Option<Arc<Pins>>,
     files: Arc<OpenFiles>,
     runtime: Handle,
     on_hidden: OnHidden,
@@ -78,7 +83,7 @@ impl Tree {
     pub(crate) fn new(
         bucket: Arc<dyn Bucket>,
         config: &FsConfig,
-        files: Arc<OpenFiles>,
+        (files, pins): (Arc<OpenFiles>, Option<Arc<Pins>>),
         runtime: Handle,
     ) -> Self {
         let on_hidden = report_once(Arc::clone(&bucket.identity().name));
@@ -89,6 +94,8 @@ impl Tree {
             listings: Arc::default(),
             local: LocalNames::default(),
             sweeps: Sweeps::default(),
+            doubted: Doubted::default(),
+            pins,
             files,
             runtime,
             on_hidden,
@@ -119,7 +126,7 @@ impl Tree {
         if self.negative.get(parent, name, now).is_some() {
             return Err(not_found());
         }
-        let (seen, found) = match self.told(parent, name, now, self.ttl + patience) {
+        let (seen, found) = match self.told(parent, name, now, self.believed(now) + patience) {
             Some(told) => {
                 self.keep_fresh((parent, &prefix), name, &told, now);
                 told
@@ -133,7 +140,7 @@ impl Tree {
                 }
             }
         };
-        let told = match found {
+        let told = match found.or_else(|| self.pinned(&prefix, name)) {
             Some(named) => self.describe(parent, &prefix, named, seen).await?,
             None => None,
         };
@@ -146,7 +153,7 @@ impl Tree {
                 entry.ok_or_else(not_found)
             }
             None => {
-                self.negative.insert(parent, name, seen + self.negative_ttl);
+                self.negative.insert(parent, name, self.absent_until(seen));
                 Err(not_found())
             }
         }
@@ -184,7 +191,7 @@ impl Tree {
         if let Some(own) = self.local.correct(parent, name, seen) {
             return Some((seen, own.map(named)));
         }
-        (found.is_some() || seen + self.negative_ttl > now).then_some((seen, found))
+        (found.is_some() || seen + self.absence_believed(now) > now).then_some((seen, found))
     }
 
     /// A page answers for names of `dir` that are absent, and will soon be too old for that: it is asked for again before somebody has to wait
@@ -224,6 +231,17 @@ impl Tree {
         let at = Instant::now();
         let remote = resolve::resolve(&*self.bucket, (prefix, self.links), name).await?;
         Ok((at, remote.map(|remote| Named { name: Box::from(name), remote })))
+    }
+
+    /// What `name` was when it was seen first, where versions are pinned and the store has it no more.
+    fn pinned(&self, prefix: &KeyPrefix, name: &str) -> Option<Named> {
+        let pins = self.pins.as_ref()?;
+        [FileKind::File, FileKind::Symlink].into_iter().find_map(|kind| {
+            let is_reserved = kind == FileKind::File && self.is_reserved(name);
+            let key = self.key_of(prefix, name, kind).filter(|_| !is_reserved)?;
+            let meta = pins.get(&key)?;
+            Some(Named { name: Box::from(name), remote: Remote::Object(kind, meta) })
+        })
     }
 
     /// The page of `dir` after the key `after`, fetched once for all who want it now.
@@ -270,7 +288,7 @@ impl Tree {
         }
         let listed = match is_directory {
             true => Some((now, Some(Named { name: known.name.clone(), remote: Remote::Directory }))),
-            false => self.listings.find(known.parent, &known.name, now, self.ttl),
+            false => self.listings.find(known.parent, &known.name, now, self.believed(now)),
         };
         if let Some((seen, Some(named))) = listed
             && (named.remote == Remote::Directory) == is_directory
@@ -330,7 +348,7 @@ impl Tree {
             return Ok(false);
         }
         let (at, meta, _) = self.head("read", ino).await?;
-        Ok(self.table.move_on(ino, &meta, at + self.ttl))
+        Ok(self.table.move_on(ino, &meta, self.believed_until(at)))
     }
 
     /// What the store has under the name of the file `ino`, and when it was asked.
@@ -355,7 +373,7 @@ impl Tree {
 
     /// Takes the description of what has the name of the object `ino`, `seen` then, unless newer is known.
     pub(crate) fn take(&self, ino: InodeNo, told: (&Remote, Option<&Stored>), seen: Instant) -> Change {
-        self.table.refresh(ino, told, seen + self.ttl)
+        self.table.refresh(ino, told, self.believed_until(seen))
     }
 
     /// The key of the object `ino`.
@@ -398,7 +416,8 @@ impl Tree {
     }
 
     fn listing(&self, ino: InodeNo, prefix: &KeyPrefix) -> Arc<Listing> {
-        let fresh = self.listings.fresh_listing(ino, Instant::now(), self.ttl);
+        let now = Instant::now();
+        let fresh = self.listings.fresh_listing(ino, now, self.believed(now));
         fresh.unwrap_or_else(|| {
             let (bucket, on_hidden) = (Arc::clone(&self.bucket), Arc::clone(&self.on_hidden));
             let place = (prefix.clone(), self.links);
@@ -490,8 +509,10 @@ impl Tree {
 
     fn rewind(&self, dir: &DirHandle) -> Result<()> {
         let listing = dir.listing();
-        let ttl = if listing.was_read() { self.ttl } else { self.ttl.max(OPENED_JUST_NOW) };
-        let is_old = listing.started + ttl <= Instant::now();
+        let now = Instant::now();
+        let ttl = self.believed(now);
+        let ttl = if listing.was_read() { ttl } else { ttl.max(OPENED_JUST_NOW) };
+        let is_old = listing.started + ttl <= now;
         if is_old || listing.has_failed() {
             let prefix = self.table.directory("readdir", dir.ino)?;
             dir.rewind(self.listing(dir.ino, &prefix));
@@ -527,8 +548,7 @@ impl Tree {
                     // Whose it is, and what, is not known: the next look must ask, however patient it is.
                     None if self.keeps_attributes() => {
                         let now = Instant::now();
-                        let over = now.checked_sub(LONG_AGO).unwrap_or(now);
-                        self.table.apply((dir, name), (&named.remote, None), (now, over), accept)
+                        self.table.apply((dir, name), (&named.remote, None), (now, over(now)), accept)
                     }
                     None => self.apply(dir, name, (&named.remote, None), seen, accept),
                 }
@@ -550,7 +570,7 @@ impl Tree {
         seen: Instant,
         accept: impl FnOnce(Entry) -> bool,
     ) -> Result<bool> {
-        self.table.apply((parent, name), told, (Instant::now(), seen + self.ttl), accept)
+        self.table.apply((parent, name), told, (Instant::now(), self.believed_until(seen)), accept)
     }
 }
 

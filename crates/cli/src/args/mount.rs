@@ -168,6 +168,11 @@ pub(crate) enum AttributesArg {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Caching and memory")]
 pub(crate) struct ReadingArgs {
+    /// What the mount is for: model, files that are loaded as they are and do not change under a reader; dataset, files that are read again
+    /// and again, and new ones now and then; checkpoint, large files written in one go; or general. It chooses what is not given, by the table
+    /// at the end of sluicefs mount --help; sluicefs status shows what was chosen, and why. [default: general]
+    #[arg(long, value_enum, value_name = "model|dataset|checkpoint|general", hide_possible_values = true)]
+    pub(crate) preset: Option<PresetArg>,
     /// How long names, sizes and listings are believed: a number of seconds, "indefinite" for data that never changes, or "minimal"
     /// to ask each time. [default: 1; as mount-s3: minimal]
     #[arg(long, value_name = "SECONDS|indefinite|minimal")]
@@ -175,6 +180,10 @@ pub(crate) struct ReadingArgs {
     /// How long the absence of a name is believed. [default: as --metadata-ttl]
     #[arg(long, value_name = "SECONDS|indefinite|minimal")]
     pub(crate) negative_metadata_ttl: Option<TtlArg>,
+    /// Which version of an object its name stands for: the newest, or with pinned the one that this mount saw first. What was changed or removed
+    /// since is ESTALE then, until sluicefs refresh takes the new versions. Needs a mount that changes nothing. [default: newest]
+    #[arg(long, value_enum, value_name = "newest|pinned", hide_possible_values = true)]
+    pub(crate) versions: Option<VersionsArg>,
     /// The memory for read buffers, cached blocks and written bytes, in MiB. [default: an eighth of the RAM or of the container's limit,
     /// from 128 to 1024]
     #[arg(long, value_name = "MIB", value_parser = mebibytes)]
@@ -200,6 +209,28 @@ pub(crate) struct ReadingArgs {
     /// How far the kernel itself reads ahead, in KiB. Setting it needs root. [default: chosen for the mount]
     #[arg(long, value_name = "KIB")]
     pub(crate) read_ahead_kb: Option<u32>,
+}
+
+/// `--preset`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PresetArg {
+    /// What nothing is known of.
+    General,
+    /// Weights.
+    Model,
+    /// Training data.
+    Dataset,
+    /// What training saves.
+    Checkpoint,
+}
+
+/// `--versions`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum VersionsArg {
+    /// The newest.
+    Newest,
+    /// The one that was seen first.
+    Pinned,
 }
 
 /// How the process runs.

@@ -66,6 +66,26 @@ pub(crate) struct WritingArgs {
     pub(crate) max_renamed_objects: Option<u64>,
 }
 
+impl WritingArgs {
+    /// The first of these options that was given.
+    pub(crate) fn first_given(&self) -> Option<&'static str> {
+        let given = [
+            (self.write_part_size.is_some(), "--write-part-size"),
+            (self.upload_checksums.is_some(), "--upload-checksums"),
+            (self.storage_class.is_some(), "--storage-class"),
+            (self.sse.is_some(), "--sse"),
+            (self.acl.is_some(), "--acl"),
+            (!self.tags.is_empty(), "--tag"),
+            (self.on_conflict.is_some(), "--on-conflict"),
+            (self.excl.is_some(), "--excl"),
+            (self.delete_behind, "--delete-behind"),
+            (self.write_back.is_some(), "--write-back"),
+            (self.max_renamed_objects.is_some(), "--max-renamed-objects"),
+        ];
+        given.into_iter().find_map(|(is_given, option)| is_given.then_some(option))
+    }
+}
+
 /// `--upload-checksums`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ChecksumArg {

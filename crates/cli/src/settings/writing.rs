@@ -71,11 +71,11 @@ fn part_size_bytes(args: &MountArgs) -> u64 {
     args.writing.write_part_size.or(args.reading.part_size).unwrap_or(default)
 }
 
-/// What of `memory_bytes` is for written bytes: a quarter, and room for four parts.
+/// What of `memory_bytes` is for written bytes: one of `shares`, and room for four parts.
 ///
 /// # Errors
 /// If so little is left for reading that it cannot work.
-pub(super) fn memory_bytes(args: &MountArgs, memory_bytes: u64) -> Result<u64, Failure> {
+pub(super) fn memory_bytes(args: &MountArgs, memory_bytes: u64, shares: u64) -> Result<u64, Failure> {
     if args.files.read_only {
         return Ok(0);
     }
@@ -89,7 +89,7 @@ pub(super) fn memory_bytes(args: &MountArgs, memory_bytes: u64) -> Result<u64, F
             part_size_bytes(args),
         )));
     }
-    Ok((memory_bytes / 4).max(parts))
+    Ok((memory_bytes / shares).max(parts).min(most))
 }
 
 #[cfg(test)]
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn large_parts_take_memory_from_reading_while_there_is_enough() {
         let memory =
-            |options: &[&str]| memory_bytes(&parse(options), 512 << 20).map_err(|failure| failure.message);
+            |options: &[&str]| memory_bytes(&parse(options), 512 << 20, 4).map_err(|failure| failure.message);
         assert_eq!(memory(&[]), Ok(128 << 20));
         assert_eq!(memory(&["--write-part-size=67108864"]), Ok(256 << 20));
         assert_eq!(memory(&["--write-part-size=67108864", "--read-only"]), Ok(0));

@@ -22,6 +22,14 @@ pub(super) fn of_mount(mount: &Value) -> String {
             mount["open_directories"],
         ),
     ];
+    lines.push(format!(
+        "  preset {}:{}",
+        text(&mount["preset"]["name"]),
+        settings(&mount["preset"]["settings"])
+    ));
+    if let Value::Object(pins) = &mount["pins"] {
+        lines.push(format!("  pinned: {} objects of at most {}", pins["objects"], pins["limit"]));
+    }
     if let Value::Object(stage) = &mount["stage"] {
         let limit = match &stage["limit_bytes"] {
             Value::Null => String::new(),
@@ -52,6 +60,18 @@ pub(super) fn of_mount(mount: &Value) -> String {
     let lost = |file: &Value| format!("    {}: {}", text(&file["key"]), text(&file["error"]));
     lines.extend(list(&mount["lost"]["latest"]).map(lost));
     lines.join("\n")
+}
+
+/// Each with its value, and with why it has that where nobody gave it.
+fn settings(settings: &Value) -> String {
+    let setting = |setting: &Value| {
+        let why = match (setting["by"].as_str(), setting["why"].as_str()) {
+            (Some("given"), _) => "given".to_owned(),
+            (_, why) => why.unwrap_or("?").escape_debug().to_string(),
+        };
+        format!("\n    {} {} ({why})", text(&setting["setting"]), text(&setting["value"]))
+    };
+    list(settings).map(setting).collect()
 }
 
 fn file(file: &Value) -> String {
@@ -122,6 +142,11 @@ mod tests {
             "memory": { "used_bytes": 1 << 20, "limit_bytes": 2_u64 << 30 },
             "open_files": 2, "open_directories": 0,
             "stage": { "directory": "/c", "used_bytes": 5, "limit_bytes": null },
+            "preset": { "name": "model", "settings": [
+                { "setting": "metadata-ttl", "value": "5", "by": "given", "why": null },
+                { "setting": "versions", "value": "pinned", "by": "preset", "why": "it is so" },
+            ] },
+            "pins": { "objects": 3, "limit": 9 },
             "files_being_written": [
                 { "key": "a\nb", "size_bytes": 2048, "unsaved": true, "upload": null, "error": null },
                 { "key": "c", "size_bytes": 0, "unsaved": true, "upload": "u", "error": null,
@@ -138,6 +163,10 @@ mod tests {
         let expected = "\
 s3://b on /m (process 7, version 1.0, up 1h 1m)
   memory: 1.0 MiB of 2.0 GiB; open: 2 files, 0 directories
+  preset model:
+    metadata-ttl 5 (given)
+    versions pinned (it is so)
+  pinned: 3 objects of at most 9
   staged in /c: 5 B
   a\\nb: 2 KiB, being written, nothing sent yet
   c: 0 B, being written, 8.0 MiB sent in 1 parts, 2 on their way, upload u

@@ -17,6 +17,7 @@ mod errors;
 mod foreground;
 mod help;
 mod kills;
+mod presets;
 mod rm;
 mod sandbox;
 mod staging;

@@ -65,6 +65,12 @@ impl NegativeCache {
         }
     }
 
+    /// Forgets all names, and returns those that were known to be absent at `now`.
+    pub(crate) fn drain(&self, now: Instant) -> Vec<(InodeNo, Box<str>)> {
+        let State { until, .. } = std::mem::take(&mut *self.0.lock());
+        until.into_iter().filter(|(_, until)| *until > now).map(|(name, _)| name).collect()
+    }
+
     #[cfg(test)]
     fn len(&self) -> usize {
         self.0.lock().order.len()

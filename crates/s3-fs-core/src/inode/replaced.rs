@@ -41,6 +41,11 @@ impl Replaced {
         if self.names.is_empty() { None } else { self.names.get(&first).map(|(_, successor)| successor) }
     }
 
+    /// What is known of their objects may not be told any more.
+    pub(super) fn expire_all(&mut self, over: Instant) {
+        self.names.values_mut().for_each(|(_, successor)| successor.valid_until = over);
+    }
+
     /// Gives the name with this first number another one.
     pub(super) fn insert(&mut self, first: InodeNo, successor: Successor) {
         self.serial += 1;

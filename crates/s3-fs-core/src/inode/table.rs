@@ -297,6 +297,21 @@ impl InodeTable {
         }
     }
 
+    /// Nothing known of any inode may be told any more without asking, as if its time had been over `over` ago. Returns the names of those that
+    /// the kernel has, by directory.
+    pub(crate) fn expire_all(&self, over: Instant) -> Vec<(InodeNo, Box<str>)> {
+        let state = &mut *self.state.write();
+        state.replaced.expire_all(over);
+        let mut names = Vec::new();
+        for (ino, inode) in &mut state.inodes {
+            inode.valid_until = over;
+            if *ino != InodeNo::ROOT && inode.lookups > 0 && !inode.is_replaced {
+                names.push((inode.parent, inode.name.clone()));
+            }
+        }
+        names
+    }
+
     /// Takes back `count` lookups; what nobody knows any more is gone.
     pub(crate) fn forget(&self, ino: InodeNo, count: u64) {
         let mut state = self.state.write();

@@ -117,6 +117,16 @@ impl ListingCache {
         }
     }
 
+    /// Nothing that was told of any directory is to be believed any more. What look-ups have been like is still known.
+    pub(crate) fn clear(&self) {
+        for directory in self.0.lock().directories.values_mut() {
+            directory.listing = None;
+            directory.fragments.clear();
+            // Those who wait for it get it; whoever comes now asks anew.
+            directory.flight = None;
+        }
+    }
+
     /// Nobody has `dir` open for now: a listing too large to keep, or no longer whole, is let go.
     pub(crate) fn closed(&self, dir: InodeNo) {
         let mut state = self.0.lock();

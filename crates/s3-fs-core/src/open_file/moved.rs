@@ -90,6 +90,10 @@ mod tests {
             async move { hears }.boxed()
         }
 
+        fn doubt_names(&self, names: Vec<(InodeNo, Box<str>)>) -> BoxFuture<'static, usize> {
+            async move { names.len() }.boxed()
+        }
+
         fn ends_files_at_short_replies(&self) -> bool {
             self.cuts
         }

@@ -222,7 +222,10 @@ impl Tree {
         let remembered = self.described.get(key)?;
         let is_right = match (remote, &remembered.meta) {
             // A listing tells nothing of the object of a directory.
-            (Remote::Directory, _) => remembered.at + self.ttl > Instant::now(),
+            (Remote::Directory, _) => {
+                let now = Instant::now();
+                remembered.at + self.believed(now) > now
+            }
             (Remote::Object(_, meta), Some(known)) => {
                 meta.etag == known.etag
                     && meta.size == known.size

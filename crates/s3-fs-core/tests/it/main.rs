@@ -8,4 +8,5 @@ mod hidden;
 mod lookups;
 mod model;
 mod open_files;
+mod pinning;
 mod recorder;
