@@ -11,4 +11,4 @@ mod quota;
 pub use entry::{Entry, Opened, Stored};
 pub use format::{BLOCK_BYTES, Identity, Sealed};
 pub use inspect::{CachedObject, Verified, clear, list, verify, verify_blocks};
-pub use quota::Quota;
+pub use quota::{Quota, Room};

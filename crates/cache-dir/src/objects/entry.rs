@@ -4,9 +4,9 @@
 //! block's bytes are written before its checksum, and whoever reads a block checks it. Each user holds a shared lock on the index, so that
 //! nothing is evicted that somebody has open.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -71,9 +71,10 @@ impl Entry {
                 return Ok(Opened::Damaged);
             }
             let Some(data) = open_if_there(&files.data)? else {
+                // Whoever was evicting it was killed in the middle.
                 drop(index);
                 files.remove_unused()?;
-                return Ok(Opened::Damaged);
+                return Ok(Opened::Absent);
             };
             // What was cut off is missing, and what was added is not the object's.
             set_len(&data, sealed.identity.size)?;
@@ -186,7 +187,7 @@ impl Files {
     fn create(&self, sealed: &Sealed) -> io::Result<()> {
         static SERIAL: AtomicU64 = AtomicU64::new(0);
         let directory = self.index.parent().expect("it lies in a directory");
-        if let Err(error) = std::fs::create_dir(directory)
+        if let Err(error) = DirBuilder::new().mode(0o700).create(directory)
             && error.kind() != io::ErrorKind::AlreadyExists
         {
             return Err(error);
@@ -226,7 +227,7 @@ impl Files {
         Ok(true)
     }
 
-    /// The data goes first: an index without data is seen to be damaged, data without an index would be in nobody's way.
+    /// The data goes first: an index without data is seen to be none, data without an index would be in nobody's way.
     fn remove(&self) -> io::Result<()> {
         for path in [&self.data, &self.index] {
             match std::fs::remove_file(path) {
@@ -261,4 +262,24 @@ fn touch(index: &File) -> io::Result<()> {
     let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
     let times = rustix::fs::Timestamps { last_access: now, last_modification: now };
     Ok(rustix::fs::futimens(index, &times)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::objects::format::example;
+
+    #[test]
+    fn an_entry_whose_eviction_was_cut_short_is_absent() {
+        let objects = tempfile::tempdir().unwrap();
+        let sealed = example("a", 7);
+        let entry = Entry::open_or_create(objects.path(), &sealed).unwrap().unwrap();
+        entry.write(0, b"content").unwrap();
+        drop(entry);
+        std::fs::remove_file(Files::of(objects.path(), sealed.name()).data).unwrap();
+        assert!(matches!(Entry::open(objects.path(), &sealed).unwrap(), Opened::Absent));
+        assert!(!Files::of(objects.path(), sealed.name()).index.exists(), "it is nobody's");
+        let again = Entry::open_or_create(objects.path(), &sealed).unwrap().unwrap();
+        assert_eq!(again.records(0, 1).unwrap(), [0]);
+    }
 }

@@ -1,8 +1,8 @@
 //! How much of the disk the objects may take: one count for all processes that share its directory.
 //!
 //! The count lies in a file that whoever changes it locks. A process takes room in pieces, so that the lock is rare, and notes in a lease of its
-//! own that it may hold one: what a killed process had not used is found when the room is counted anew. When there is no more, the
-//! entries that were used longest ago go.
+//! own what it took and may not have written yet: what a killed process had not used is found when the room is counted anew. When there is no
+//! more, the entries that were used longest ago go.
 
 use std::fs::File;
 use std::io;
@@ -39,16 +39,44 @@ pub struct Quota {
     root: PathBuf,
     limit: u64,
     piece: u64,
-    /// What is left of the piece that was taken last, in bytes.
-    left: Mutex<u64>,
-    /// Locked for as long as this process may hold a piece.
+    held: Mutex<Held>,
     lease: Lease,
 }
 
+/// What this process took of the count, and the disk does not show yet.
+#[derive(Debug, Default)]
+struct Held {
+    /// What is left of the piece that was taken last, in bytes.
+    left: u64,
+    /// What somebody is about to write, in bytes.
+    promised: u64,
+}
+
+impl Held {
+    fn bytes(&self) -> u64 {
+        self.left + self.promised
+    }
+}
+
+/// Room that was taken. Keep it until the disk shows what it was taken for.
+#[derive(Debug)]
+#[must_use = "it counts until it is dropped"]
+pub struct Room<'a> {
+    held: &'a Mutex<Held>,
+    bytes: u64,
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        self.held.lock().promised -= self.bytes;
+    }
+}
+
+/// A file that is locked for as long as this process may hold room: it says how much at most.
 #[derive(Debug)]
 struct Lease {
     path: PathBuf,
-    _file: File,
+    file: File,
 }
 
 impl Lease {
@@ -59,7 +87,8 @@ impl Lease {
             match open_options().create_new(true).open(&path) {
                 Ok(file) => {
                     rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-                    return Ok(Self { path, _file: file });
+                    set_word(&file, 0)?;
+                    return Ok(Self { path, file });
                 }
                 // Of another mount in this process, or of a process that died, or lives in another container.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -108,34 +137,43 @@ impl Quota {
         let count = locked_count(root)?;
         // Whoever counts sweeps leases that nobody holds, so one is made while nobody counts.
         let lease = Lease::new(&root.join("leases"))?;
-        let quota = Self { root: root.to_owned(), limit, piece, left: Mutex::default(), lease };
+        let quota = Self { root: root.to_owned(), limit, piece, held: Mutex::default(), lease };
         // A process that was killed may have left the count wrong; counting is cheap beside a mount.
-        count.set(quota.census()?.bytes + quota.leased()?)?;
+        count.set(quota.census()?.bytes + quota.leased(0)?)?;
         Ok(quota)
     }
 
-    /// Takes `bytes` of room for a file that will need them; false if there is none: then all entries were looked through, so do not ask again at
-    /// once.
+    /// Takes `bytes` of room for a file that will need them; `None` if there is none: then all entries were looked through, so do not ask again
+    /// at once.
     ///
     /// # Errors
     /// What the system refused.
-    pub fn take(&self, bytes: u64) -> io::Result<bool> {
-        let mut left = self.left.lock();
-        if *left < bytes {
-            let wanted = bytes.max(self.piece);
-            if !self.take_piece(&locked_count(&self.root)?, wanted)? {
-                return Ok(false);
+    pub fn take(&self, bytes: u64) -> io::Result<Option<Room<'_>>> {
+        let mut held = self.held.lock();
+        if held.left < bytes {
+            let wanted = bytes.max(self.piece) - held.left;
+            if !self.take_piece(&locked_count(&self.root)?, held.bytes(), wanted)? {
+                return Ok(None);
             }
-            *left += wanted;
+            held.left += wanted;
         }
-        *left -= bytes;
-        Ok(true)
+        held.left -= bytes;
+        held.promised += bytes;
+        Ok(Some(Room { held: &self.held, bytes }))
     }
 
-    fn take_piece(&self, count: &Count, wanted: u64) -> io::Result<bool> {
+    /// Takes `wanted` bytes of the count for this process, which holds `held` already.
+    fn take_piece(&self, count: &Count, held: u64, wanted: u64) -> io::Result<bool> {
+        let is_taken = self.count_piece(count, held, wanted)?;
+        // Until the next piece it only becomes less.
+        set_word(&self.lease.file, held + if is_taken { wanted } else { 0 })?;
+        Ok(is_taken)
+    }
+
+    fn count_piece(&self, count: &Count, held: u64, wanted: u64) -> io::Result<bool> {
         let used = match count.get()? {
             Some(used) => used,
-            None => self.census()?.bytes + self.leased()?,
+            None => self.census()?.bytes + self.leased(held)?,
         };
         let lacking = (used + wanted).saturating_sub(self.limit).max(self.lacking_on_disk(wanted)?);
         if lacking == 0 {
@@ -143,12 +181,16 @@ impl Quota {
             return Ok(true);
         }
         let census = self.census()?;
-        let used = census.bytes + self.leased()?;
+        let used = census.bytes + self.leased(held)?;
         let lacking = (used + wanted).saturating_sub(self.limit).max(self.lacking_on_disk(wanted)?);
-        let freed = if lacking == 0 { 0 } else { evict(census, lacking + used / EVICT_SHARE)? };
+        let wanted_free = if lacking == 0 { 0 } else { lacking + used / EVICT_SHARE };
+        let Evicted { freed, refused } = evict(census, wanted_free);
         let is_enough = freed >= lacking;
         count.set(used - freed + if is_enough { wanted } else { 0 })?;
-        Ok(is_enough)
+        match refused {
+            Some(error) if !is_enough => Err(error),
+            _ => Ok(is_enough),
+        }
     }
 
     /// How much must go before `wanted` bytes leave the file system its reserve.
@@ -158,22 +200,22 @@ impl Quota {
         Ok((wanted + reserve).saturating_sub(disk.f_bavail * disk.f_frsize))
     }
 
-    /// What the processes that live may have taken and not used yet. Leases of dead ones are swept.
-    fn leased(&self) -> io::Result<u64> {
-        let mut leases = 0;
+    /// What the processes that live may have taken and not used yet, `held` by this one. Leases of dead ones are swept.
+    fn leased(&self, held: u64) -> io::Result<u64> {
+        let mut leased = held;
         for lease in std::fs::read_dir(self.root.join("leases"))? {
             let path = lease?.path();
             if path == self.lease.path {
-                leases += 1;
                 continue;
             }
             let Some(file) = open_if_there(&path)? else { continue };
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => remove_if_there(&path)?,
-                Err(_) => leases += 1,
+                // What a damaged one said was about that.
+                Err(_) => leased += get_word(&file)?.unwrap_or(self.piece),
             }
         }
-        Ok(leases * self.piece)
+        Ok(leased)
     }
 
     /// Looks through all entries, and sweeps what was left half made.
@@ -196,47 +238,75 @@ struct Count(File);
 impl Count {
     /// `None` if it is damaged, or was never made.
     fn get(&self) -> io::Result<Option<u64>> {
-        let mut bytes = [0; 16];
-        match self.0.read_exact_at(&mut bytes, 0) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-            read => read?,
-        }
-        let word = |at: usize| u64::from_le_bytes(*bytes[at..].first_chunk().expect("sixteen bytes"));
-        Ok((word(0) == !word(8)).then_some(word(0)))
+        get_word(&self.0)
     }
 
     fn set(&self, used: u64) -> io::Result<()> {
-        let mut bytes = used.to_le_bytes().to_vec();
-        bytes.extend((!used).to_le_bytes());
-        self.0.write_all_at(&bytes, 0)
+        set_word(&self.0, used)
     }
 }
 
-/// Removes entries that nobody has open, those used longest ago first, until `wanted` bytes are free; returns how many are.
-fn evict(census: Census, wanted: u64) -> io::Result<u64> {
-    let mut freed = 0;
+/// The number in `file`; `None` if it is damaged, or was never put there.
+fn get_word(file: &File) -> io::Result<Option<u64>> {
+    let mut bytes = [0; 16];
+    match file.read_exact_at(&mut bytes, 0) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        read => read?,
+    }
+    let word = |at: usize| u64::from_le_bytes(*bytes[at..].first_chunk().expect("sixteen bytes"));
+    Ok((word(0) == !word(8)).then_some(word(0)))
+}
+
+fn set_word(file: &File, word: u64) -> io::Result<()> {
+    let mut bytes = word.to_le_bytes().to_vec();
+    bytes.extend((!word).to_le_bytes());
+    file.write_all_at(&bytes, 0)
+}
+
+/// What evicting came to.
+#[derive(Debug, Default)]
+struct Evicted {
+    /// So many bytes are free now.
+    freed: u64,
+    /// Why some entry could not be removed.
+    refused: Option<io::Error>,
+}
+
+/// Removes entries that nobody has open, those used longest ago first, until `wanted` bytes are free.
+fn evict(census: Census, wanted: u64) -> Evicted {
+    let mut evicted = Evicted::default();
     for entry in census.entries {
-        if freed >= wanted {
+        if evicted.freed >= wanted {
             break;
         }
-        if entry.files.remove_unused()? {
-            freed += entry.bytes;
+        match entry.files.remove_unused() {
+            Ok(true) => evicted.freed += entry.bytes,
+            Ok(false) => {}
+            // One that cannot go must not keep the others.
+            Err(error) => _ = evicted.refused.get_or_insert(error),
         }
     }
-    Ok(freed)
+    evicted
 }
 
-/// Looks through all entries below `objects`.
+/// Looks through all entries below `objects`. What others put there is counted and left alone.
 pub(super) fn census(objects: &Path) -> io::Result<Census> {
-    let mut census = Census::default();
+    let of_root = std::fs::symlink_metadata(objects).map_or(0, |metadata| metadata.blocks() * 512);
+    let mut census = Census { bytes: of_root, entries: Vec::new() };
     #[expect(clippy::disallowed_methods, reason = "files have the time of day")]
     let now = SystemTime::now();
-    for directory in read_dir_if_there(objects)? {
-        for file in read_dir_if_there(&directory?.path())? {
+    for directory in files_in(objects)? {
+        let directory = directory?;
+        census.bytes += directory.metadata().map_or(0, |metadata| metadata.blocks() * 512);
+        for file in files_in(&directory.path())? {
             let file = file?;
             // It may be gone by now, like its directory above.
             let Ok(metadata) = file.metadata() else { continue };
             let (path, bytes) = (file.path(), metadata.blocks() * 512);
+            if !metadata.is_file() {
+                census.bytes += bytes;
+                continue;
+            }
             let used = metadata.modified()?;
             let data = path.with_extension("data");
             match path.extension().and_then(|extension| extension.to_str()) {
@@ -260,10 +330,13 @@ pub(super) fn census(objects: &Path) -> io::Result<Census> {
     Ok(census)
 }
 
-fn read_dir_if_there(path: &Path) -> io::Result<Box<dyn Iterator<Item = io::Result<std::fs::DirEntry>>>> {
+/// What is in the directory `path`: nothing, if there is none.
+fn files_in(path: &Path) -> io::Result<Box<dyn Iterator<Item = io::Result<std::fs::DirEntry>>>> {
     match std::fs::read_dir(path) {
         Ok(entries) => Ok(Box::new(entries)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Box::new(std::iter::empty())),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(Box::new(std::iter::empty()))
+        }
         Err(error) => Err(error),
     }
 }
@@ -274,3 +347,6 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

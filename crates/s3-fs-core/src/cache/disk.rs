@@ -14,7 +14,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use sluicefs_cache_dir::objects::{self, Entry, Identity, Opened, Quota, Sealed, Stored};
+use sluicefs_cache_dir::objects::{self, Entry, Identity, Opened, Quota, Room, Sealed, Stored};
 use sluicefs_cache_dir::own_directory;
 use sluicefs_s3_client::{BucketIdentity, ETag, ObjectKey};
 use tokio::runtime::Handle;
@@ -182,15 +182,15 @@ impl DiskCache {
         self.queue.idle().await;
     }
 
-    /// Takes room for `bytes` on the disk; false if there is none.
-    fn take_room(&self, bytes: u64) -> io::Result<bool> {
+    /// Takes room for `bytes` on the disk; `None` if there is none.
+    fn take_room(&self, bytes: u64) -> io::Result<Option<Room<'_>>> {
         let now = Instant::now();
         if self.full_until.lock().is_some_and(|until| now < until) {
-            return Ok(false);
+            return Ok(None);
         }
-        let is_taken = self.quota.take(bytes)?;
-        *self.full_until.lock() = (!is_taken).then(|| now + FULL_FOR);
-        Ok(is_taken)
+        let taken = self.quota.take(bytes)?;
+        *self.full_until.lock() = taken.is_none().then(|| now + FULL_FOR);
+        Ok(taken)
     }
 
     /// The right to open one more entry.

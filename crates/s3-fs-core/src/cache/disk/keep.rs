@@ -17,6 +17,9 @@ use crate::cache::block::Block;
 /// What file systems give out at a time.
 const PAGE_BYTES: u64 = 4096;
 
+/// What an entry takes beside its index and its blocks: a page of extents, and one for a directory that is made for it.
+const ENTRY_BYTES: u64 = 2 * PAGE_BYTES;
+
 /// The blocks that wait.
 #[derive(Debug)]
 pub(super) struct Queue {
@@ -100,23 +103,25 @@ impl DiskObject {
             Known::Entry(open) => open,
             Known::Nothing | Known::Absent => {
                 let Some(permit) = cache.permit() else { return Ok(false) };
-                let cost = sealed.identity().index_bytes().next_multiple_of(PAGE_BYTES) + PAGE_BYTES;
-                if !cache.take_room(cost)? {
-                    return Ok(false);
-                }
+                let cost = sealed.identity().index_bytes().next_multiple_of(PAGE_BYTES) + ENTRY_BYTES;
+                let Some(_room) = cache.take_room(cost)? else { return Ok(false) };
                 let Some(entry) = Entry::open_or_create(&cache.objects, sealed)? else { return Ok(false) };
                 let open = Arc::new(OpenEntry { entry, _permit: permit });
                 *self.entry.lock() = Known::Entry(Arc::clone(&open));
                 open
             }
         };
-        if !cache.take_room((bytes.len() as u64).next_multiple_of(PAGE_BYTES))? {
-            return Ok(false);
-        }
+        let cost = (bytes.len() as u64).next_multiple_of(PAGE_BYTES);
+        let Some(_room) = cache.take_room(cost)? else { return Ok(false) };
         let written = open.entry.write(index, bytes)?;
         cache.counters.written_bytes.fetch_add(written, Ordering::Relaxed);
         Ok(true)
     }
+}
+
+/// Whether writing failed because there is no room, on the disk or for this user.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 impl DiskCache {
@@ -126,7 +131,7 @@ impl DiskCache {
             let written = object.write(sealed, index, block.bytes());
             let is_kept = written.unwrap_or_else(|error| {
                 self.failed(Trouble::Writing, &object.key, &error);
-                if error.kind() == io::ErrorKind::StorageFull {
+                if is_full(&error) {
                     *self.full_until.lock() = Some(Instant::now() + FULL_FOR);
                 }
                 false
@@ -134,6 +139,21 @@ impl DiskCache {
             if !is_kept {
                 self.counters.left_out_blocks.fetch_add(1, Ordering::Relaxed);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_full_when_it_or_the_users_share_is() {
+        const EIO: i32 = 5;
+        const ENOSPC: i32 = 28;
+        const EDQUOT: i32 = 122;
+        for (code, expected) in [(ENOSPC, true), (EDQUOT, true), (EIO, false)] {
+            assert_eq!(is_full(&io::Error::from_raw_os_error(code)), expected, "{code}");
         }
     }
 }
