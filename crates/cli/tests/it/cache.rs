@@ -14,8 +14,6 @@ use sluicefs_s3_client::testing::memory::pattern;
 use crate::sandbox::{Foreground, Listen, Outcome, Sandbox, run};
 
 const LEN: u64 = 5 << 20;
-/// So often a mount is killed while it fills the cache.
-const KILLS: u64 = 20;
 
 struct Rig {
     sandbox: Sandbox,
@@ -116,34 +114,6 @@ fn a_cache_without_room_keeps_nothing() {
     mount.signal(Signal::TERM);
     mount.wait();
     assert!(!rig.cache.join("objects").exists());
-}
-
-/// Kills a mount while it fills the cache, again and again: what the next one reads is right, and nothing on disk is damaged.
-#[test]
-fn a_mount_that_is_killed_while_it_fills_the_cache_leaves_nothing_wrong() {
-    let rig = Rig::new();
-    let expected = pattern(7, ByteRange::new(0, LEN));
-    for kill in 0..KILLS {
-        let options = ["--foreground", "--read-only", "--cache", rig.dir()];
-        let mut mount = Foreground::start(rig.sandbox.mount(&options), Listen::Stderr);
-        mount.wait_for(" mounted");
-        let mut model = File::open(rig.sandbox.target().join("model")).unwrap();
-        // Some of it is on disk, some on its way there, and some on its way from the store.
-        let mut piece = vec![0; (LEN * (kill + 1) / KILLS) as usize];
-        model.read_exact(&mut piece).unwrap();
-        mount.signal(Signal::KILL);
-        mount.wait();
-        assert!(piece == expected[..piece.len()], "kill {kill}");
-        drop(model);
-        rig.cache(&["verify"]).expect_success();
-        if kill % 4 == 3 {
-            rig.cache(&["clear"]).expect_success();
-        }
-    }
-    rig.read(Signal::TERM);
-    rig.read(Signal::TERM);
-    let verified = rig.cache(&["verify"]).expect_success().stdout;
-    assert_eq!(verified, format!("{LEN} bytes are right, 0 blocks were damaged\n"));
 }
 
 /// A cache on a file system of 16 MiB: 15.2 of it may be taken.

@@ -22,6 +22,7 @@ mod rm;
 mod sandbox;
 mod staging;
 mod status;
+mod strain;
 mod uploads;
 mod users;
 mod warm;

@@ -3,6 +3,7 @@
 
 mod attributes;
 mod changes;
+mod damage;
 mod directories;
 mod hidden;
 mod lookups;

@@ -4,8 +4,6 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use sluicefs_cache_dir::objects as disk;
 use sluicefs_s3_client::testing::Content;
 use tempfile::TempDir;
@@ -190,51 +188,6 @@ async fn what_came_without_its_etag_is_read_and_not_kept() {
     let rig = Rig::with_etag(bucket, config(dir.path(), LIMIT), etag);
     rig.check_all().await;
     assert_eq!(rig.kept().await.written_bytes, 0);
-}
-
-/// Damages something in the cache as a broken disk, or a person, would.
-fn damage(dir: &Path, rng: &mut StdRng) {
-    let files = files(dir);
-    let path = &files[rng.random_range(0..files.len())];
-    let file = File::options().read(true).write(true).open(path).unwrap();
-    let len = file.metadata().unwrap().len();
-    let at = rng.random_range(0..len.max(1));
-    match rng.random_range(0..6) {
-        0 => file.set_len(at).unwrap(),
-        1 => file.write_all_at(&[0; 4096], at).unwrap(),
-        2 => fs::remove_file(path).unwrap(),
-        3 => {
-            let other = &files[rng.random_range(0..files.len())];
-            fs::copy(other, path).unwrap();
-        }
-        _ => {
-            let mut byte = [0];
-            file.read_at(&mut byte, at).unwrap();
-            byte[0] ^= 1 << rng.random_range(0..8);
-            file.write_all_at(&byte, at).unwrap();
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn no_damage_shows_in_what_is_read() {
-    let seed: u64 = rand::random();
-    let mut rng = StdRng::seed_from_u64(seed);
-    let dir = TempDir::new().unwrap();
-    let size = 700 * KIB + 5;
-    let mut damaged = 0;
-    for round in 0..500 {
-        let rig = mount(dir.path(), size);
-        let bytes =
-            rig.read(0, size).await.unwrap_or_else(|error| panic!("seed {seed}, round {round}: {error}"));
-        assert!(bytes == pattern(1, ByteRange::new(0, size)), "seed {seed}, round {round}");
-        let stats = rig.kept().await;
-        assert_eq!(stats.errors, 0, "seed {seed}, round {round}");
-        damaged += stats.damaged;
-        drop(rig);
-        damage(dir.path(), &mut rng);
-    }
-    assert!(damaged > 50, "seed {seed}: only {damaged} were noticed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
