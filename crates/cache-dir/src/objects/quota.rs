@@ -87,7 +87,6 @@ impl Lease {
             match open_options().create_new(true).open(&path) {
                 Ok(file) => {
                     rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-                    set_word(&file, 0)?;
                     return Ok(Self { path, file });
                 }
                 // Of another mount in this process, or of a process that died, or lives in another container.
@@ -211,6 +210,8 @@ impl Quota {
             let Some(file) = open_if_there(&path)? else { continue };
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => remove_if_there(&path)?,
+                // Nothing was taken on it yet. It is not said, since that takes a block, which a full disk has not.
+                Err(_) if file.metadata()?.len() == 0 => {}
                 // What a damaged one said was about that.
                 Err(_) => leased += get_word(&file)?.unwrap_or(self.piece),
             }
