@@ -178,9 +178,10 @@ impl FileSystem {
         self.tree.forget(ino, count);
         if self.tree.table.is_forgotten(ino) {
             let nameless = self.nameless.lock().remove(&ino);
-            if nameless.is_some() {
+            if let Some(nameless) = nameless {
+                let draft = Arc::clone(nameless.draft());
                 drop(nameless);
-                self.writers.remove_idle(ino, || self.tree.table.set_written(ino, None));
+                self.writers.remove_idle(&draft, |_| true, || self.tree.table.set_written(ino, None));
             }
         }
     }

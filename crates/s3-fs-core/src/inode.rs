@@ -9,7 +9,7 @@ mod replaced;
 pub(crate) mod stored;
 pub(crate) mod table;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use sluicefs_s3_client::{KeyPrefix, ObjectMeta, Timestamp};
 use tokio::time::Instant;
@@ -51,7 +51,8 @@ pub(crate) struct Inode {
     /// What it is.
     pub(crate) node: Node,
     /// It is being written here: its length and time are those of what is written, and what the store has is older.
-    pub(crate) written: Option<Arc<dyn BeingWritten>>,
+    /// Who writes it holds that.
+    pub(crate) written: Option<Weak<dyn BeingWritten>>,
     /// This mount wrote the version that it has: the time of that is known better here than at the store, and stays.
     pub(crate) is_own_version: bool,
     /// Where it leads, if it is a symbolic link that was read.
@@ -67,7 +68,12 @@ pub(crate) struct Inode {
 impl Inode {
     /// Whether neither the kernel, nor anything below it, nor what is written to it needs it.
     pub(crate) fn is_unused(&self) -> bool {
-        self.lookups == 0 && self.children == 0 && self.written.is_none()
+        self.lookups == 0 && self.children == 0 && !self.is_written()
+    }
+
+    /// Whether it is being written here.
+    pub(crate) fn is_written(&self) -> bool {
+        self.written.as_ref().is_some_and(|written| written.strong_count() > 0)
     }
 }
 

@@ -173,7 +173,7 @@ impl FileSystem {
     /// written to it.
     pub(super) fn begin_draft(&self, ino: InodeNo, draft: Arc<Draft>) -> Writer {
         let writer = self.writers.add(ino, draft);
-        self.tree.table.set_written(ino, Some(Arc::clone(writer.draft()) as _));
+        self.tree.table.set_written(ino, Some(Arc::downgrade(writer.draft()) as _));
         writer
     }
 
@@ -212,7 +212,7 @@ impl FileSystem {
     pub async fn flush(&self, handle: HandleId) -> Result<()> {
         let handle = self.open_files.get("flush", handle)?;
         match &handle.writer {
-            Some(writer) => self.acknowledge(handle.reader.ino, writer.draft()).await,
+            Some(writer) => self.acknowledge(writer.draft()).await,
             None => Ok(()),
         }
     }
@@ -250,7 +250,7 @@ impl FileSystem {
         };
         let draft = Arc::clone(writer.draft());
         let done = match draft.truncate(size).await {
-            Ok(()) if writer.is_only() => self.acknowledge(ino, &draft).await,
+            Ok(()) if writer.is_only() => self.acknowledge(&draft).await,
             done => done,
         };
         self.end_writing(ino, writer);
@@ -313,18 +313,22 @@ impl FileSystem {
     pub(super) fn end_writing(&self, ino: InodeNo, writer: Writer) {
         let draft = Arc::clone(writer.draft());
         drop(writer);
-        if !self.writers.is_last(ino) {
-            return;
-        }
-        if !draft.is_changed() {
-            self.writers.remove_idle(ino, || self.tree.table.set_written(ino, None));
+        if !self.writers.is_last(&draft) {
             return;
         }
         if draft.is_saved() {
-            self.enqueue(ino, &draft);
+            self.enqueue(&draft);
             return;
         }
-        self.save_late(ino, draft);
+        if draft.is_changed() {
+            self.save_late(ino, draft);
+            return;
+        }
+        self.writers.remove_idle(
+            &draft,
+            |draft| !draft.is_changed(),
+            || self.tree.table.set_written(ino, None),
+        );
     }
 
     /// Nobody can be told any more what becomes of what was written to the file `ino` after it was closed.
@@ -336,7 +340,7 @@ impl FileSystem {
             if let Some(sender) = sender
                 && draft.save().await
             {
-                sender.enqueue(ino, &draft);
+                sender.enqueue(&draft);
                 return;
             }
             let saved = draft.commit().await;
@@ -349,7 +353,9 @@ impl FileSystem {
                     tree.removed(known.parent, &known.name, ino);
                 }
             }
-            writers.remove_idle(ino, || {
+            // Somebody may have opened it, written to it and closed it meanwhile: what was acknowledged then is not given up.
+            let is_over = |draft: &Draft| if saved.is_ok() { !draft.is_changed() } else { !draft.is_saved() };
+            writers.remove_idle(&draft, is_over, || {
                 if saved.is_err() && draft.needs_commit() {
                     files.spoil(ino);
                     tree.table.give_up(ino);

@@ -164,7 +164,7 @@ impl FileSystem {
             writer.draft().regain_name().await;
             if writer.draft().is_saved() {
                 // The queue has forgotten it if it came by meanwhile.
-                self.enqueue(ino, writer.draft());
+                self.enqueue(writer.draft());
             }
             self.end_writing(ino, writer);
         }

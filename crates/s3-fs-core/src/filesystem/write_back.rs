@@ -34,21 +34,21 @@ impl FileSystem {
     }
 
     /// Does what close(2) promises: the store has the file, or the disk has it and the store will.
-    pub(super) async fn acknowledge(&self, ino: InodeNo, draft: &Arc<Draft>) -> Result<()> {
+    pub(super) async fn acknowledge(&self, draft: &Arc<Draft>) -> Result<()> {
         if self.config.write.write_back == WriteBack::Async
             && draft.needs_commit()
             && !self.uploads.is_full()
             && draft.save().await
         {
-            self.enqueue(ino, draft);
+            self.enqueue(draft);
             return Ok(());
         }
         draft.commit().await
     }
 
-    /// Has the file `ino`, which was saved, sent in the background.
-    pub(super) fn enqueue(&self, ino: InodeNo, draft: &Arc<Draft>) {
-        self.sender().enqueue(ino, draft);
+    /// Has `draft`, which was saved, sent in the background.
+    pub(super) fn enqueue(&self, draft: &Arc<Draft>) {
+        self.sender().enqueue(draft);
     }
 
     pub(super) fn sender(&self) -> Sender {
@@ -132,7 +132,7 @@ impl FileSystem {
             let draft = Draft::restored(Arc::clone(&self.writes), ino, record, file);
             // No handle writes it: the table alone holds it from here on.
             drop(self.begin_draft(ino, Arc::clone(&draft)));
-            self.enqueue(ino, &draft);
+            self.enqueue(&draft);
         }
         looked_up.into_iter().rev().for_each(|ino| self.tree.forget(ino, 1));
         placed.map(|_ino| Taken::Back)
@@ -208,16 +208,17 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    pub(super) fn enqueue(&self, ino: InodeNo, draft: &Arc<Draft>) {
-        if !self.uploads.add(ino, draft) {
+    pub(super) fn enqueue(&self, draft: &Arc<Draft>) {
+        if !self.uploads.add(draft) {
             return;
         }
         let (this, draft) = (self.clone(), Arc::clone(draft));
         self.runtime.spawn(async move {
-            this.uploads.serve(ino).await;
-            if !draft.is_changed() {
-                this.writers.remove_idle(ino, || this.tree.table.set_written(ino, None));
-            }
+            this.uploads.serve(&draft).await;
+            // Somebody else may be making the object just now, who does not look here afterwards.
+            draft.settled().await;
+            let forget = || this.tree.table.set_written(draft.ino(), None);
+            this.writers.remove_idle(&draft, |draft| !draft.is_changed(), forget);
         });
     }
 }

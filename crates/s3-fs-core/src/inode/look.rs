@@ -1,5 +1,6 @@
 //! How inodes look to `stat`: what the store, the mount's settings, programs and writers say, each over the one before.
 
+use std::sync::Weak;
 use std::time::Duration;
 
 use sluicefs_s3_client::{ObjectMeta, Timestamp};
@@ -59,7 +60,7 @@ impl Look {
             Node::Object(_, meta) => Some(meta),
         };
         let mut attr = self.attr(ino, inode.node.kind(), meta);
-        if let Some(written) = &inode.written {
+        if let Some(written) = inode.written.as_ref().and_then(Weak::upgrade) {
             (attr.size, attr.mtime) = written.attributes();
             (attr.atime, attr.ctime) = (attr.mtime, attr.mtime);
         }
@@ -96,7 +97,7 @@ impl Look {
     /// The same with the time for which the kernel may believe them.
     pub(super) fn entry(&self, ino: InodeNo, inode: &Inode, now: Instant) -> Entry {
         let ttl = inode.valid_until.saturating_duration_since(now);
-        let ttl = if inode.written.is_some() { self.ttl } else { ttl };
+        let ttl = if inode.is_written() { self.ttl } else { ttl };
         Entry { attr: self.of(ino, inode), ttl }
     }
 }

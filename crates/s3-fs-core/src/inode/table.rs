@@ -99,7 +99,7 @@ impl InodeTable {
             meta,
             is_replaced: inode.is_replaced,
             may_move_on: inode.may_move_on(),
-            is_written: inode.written.is_some(),
+            is_written: inode.is_written(),
         })
     }
 
@@ -136,8 +136,7 @@ impl InodeTable {
         // A directory shadows a file of its name.
         for kind in [FileKind::Directory, FileKind::File] {
             let ino = self.number(&state, parent, name, kind);
-            let is_fresh =
-                |inode: &&mut Box<Inode>| inode.valid_until + patience > now || inode.written.is_some();
+            let is_fresh = |inode: &&mut Box<Inode>| inode.valid_until + patience > now || inode.is_written();
             if let Some(inode) = state.inodes.get_mut(&ino).filter(is_fresh) {
                 inode.lookups += 1;
                 return Some(self.look.entry(ino, inode, now));
@@ -482,7 +481,7 @@ impl Inode {
 
     /// Whether handles that had no byte of it may read what the store has under its name.
     fn may_move_on(&self) -> bool {
-        self.written.is_none() && (!self.is_replaced || self.is_outdated)
+        !self.is_written() && (!self.is_replaced || self.is_outdated)
     }
 
     /// Takes the store's word on the inode `ino`, unless its name needs another number for that.
@@ -493,7 +492,7 @@ impl Inode {
         valid_until: Instant,
         versions: &dyn Versions,
     ) -> Change {
-        if valid_until < self.valid_until || self.written.is_some() {
+        if valid_until < self.valid_until || self.is_written() {
             // Told later, but seen earlier than what is known.
             return Change::Outdated;
         }

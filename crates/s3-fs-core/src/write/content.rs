@@ -357,6 +357,11 @@ impl Content {
         self.stage.take_dead()
     }
 
+    /// Whether there are such.
+    pub(super) fn has_dead(&self) -> bool {
+        self.stage.has_dead()
+    }
+
     /// How often bytes on disk were let go of: who began to read them before that reads again.
     pub(super) fn deaths(&self) -> u64 {
         self.stage.deaths()

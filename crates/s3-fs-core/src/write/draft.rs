@@ -42,12 +42,14 @@ const MEMORY_GRACE: Duration = Duration::from_secs(1);
 pub(crate) struct Draft {
     pub(super) engine: Arc<WriteEngine>,
     pub(super) ino: InodeNo,
+    /// Which of all drafts it is: an inode may have another one later.
+    pub(super) number: u64,
     /// Held while the object is made.
     turn: Arc<tokio::sync::Mutex<()>>,
     pub(super) state: Mutex<State>,
     /// What is stored with the object besides its bytes, once known.
     pub(super) attributes: Mutex<Option<ObjectAttributes>>,
-    /// Told when a part has ended, and when the making of the object has.
+    /// Told when a part has ended, when the making of the object has, and of what else somebody may wait for.
     pub(super) moved: Notify,
 }
 
@@ -154,6 +156,7 @@ impl Draft {
             is_restored: false,
         };
         let draft = Arc::new(Self {
+            number: engine.next_draft(),
             engine,
             ino,
             turn: Arc::default(),
@@ -174,6 +177,11 @@ impl Draft {
     /// Whether there is something that the store does not have.
     pub(crate) fn is_changed(&self) -> bool {
         self.state.lock().changed
+    }
+
+    /// Which inode it is of.
+    pub(crate) fn ino(&self) -> InodeNo {
+        self.ino
     }
 
     /// Where the object will be.

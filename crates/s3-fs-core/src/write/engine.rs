@@ -65,6 +65,7 @@ pub(crate) struct WriteEngine {
     /// What could not be sent when nobody was there to be told.
     pub(crate) lost: LostFiles,
     drafts: Mutex<Vec<Weak<Draft>>>,
+    drafts_made: AtomicU64,
     busy: AtomicUsize,
     /// Told when memory may have come back.
     pub(super) moved: Notify,
@@ -104,9 +105,15 @@ impl WriteEngine {
             moves: Arc::default(),
             carried_by,
             drafts: Mutex::default(),
+            drafts_made: AtomicU64::new(0),
             busy: AtomicUsize::new(0),
             moved: Notify::new(),
         })
+    }
+
+    /// The number of a draft that is made now.
+    pub(super) fn next_draft(&self) -> u64 {
+        self.drafts_made.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(super) fn register(&self, draft: &Arc<Draft>) {
@@ -193,8 +200,7 @@ impl WriteEngine {
         let release = |content: &mut Content| content.release_one() || content.release_shelved();
         let of_draft = |draft: &Arc<Draft>| {
             let mut state = draft.state.lock();
-            // What was saved may have to be sent anew, from here.
-            !state.is_saved() && release(&mut state.content)
+            state.may_let_go() && release(&mut state.content)
         };
         self.drafts().iter().any(of_draft)
     }

@@ -12,7 +12,6 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep_until};
 
 use super::draft::Draft;
-use crate::attr::InodeNo;
 use crate::error::{Error, ErrorKind};
 
 /// So many files are sent at once; each may have many parts under way.
@@ -60,13 +59,14 @@ pub enum QueuedState {
 pub(crate) struct UploadQueue {
     state: Mutex<State>,
     turns: Semaphore,
-    /// Told when somebody has to look at the state.
-    changed: Notify,
+    /// Told when a task has ended.
+    ended: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    files: BTreeMap<InodeNo, Queued>,
+    /// By the numbers of their drafts: a file that has another one is another file here.
+    files: BTreeMap<u64, Queued>,
     /// Nobody gets a turn.
     is_held: bool,
     /// The mount ends: each file has one attempt more.
@@ -104,9 +104,16 @@ enum Next {
     End,
 }
 
+impl State {
+    /// All tasks look at the state.
+    fn tell_all(&self) {
+        self.files.values().for_each(|queued| queued.draft.moved.notify_waiters());
+    }
+}
+
 impl Default for UploadQueue {
     fn default() -> Self {
-        Self { state: Mutex::default(), turns: Semaphore::new(SENT_AT_ONCE), changed: Notify::new() }
+        Self { state: Mutex::default(), turns: Semaphore::new(SENT_AT_ONCE), ended: Notify::new() }
     }
 }
 
@@ -130,10 +137,10 @@ impl UploadQueue {
         self.state.lock().files.len() >= MAX_QUEUED
     }
 
-    /// Adds the file `ino`, which was saved; true if nobody serves it yet: then [`serve`](Self::serve) has to.
-    pub(crate) fn add(&self, ino: InodeNo, draft: &Arc<Draft>) -> bool {
+    /// Adds `draft`, which was saved; true if nobody serves it yet: then [`serve`](Self::serve) has to.
+    pub(crate) fn add(&self, draft: &Arc<Draft>) -> bool {
         let mut state = self.state.lock();
-        let queued = state.files.entry(ino).or_insert_with(|| Queued {
+        let queued = state.files.entry(draft.number).or_insert_with(|| Queued {
             draft: Arc::clone(draft),
             doing: Doing::Waiting,
             failures: 0,
@@ -145,36 +152,36 @@ impl UploadQueue {
         queued.is_renewed = true;
         let is_new = !std::mem::replace(&mut queued.is_served, true);
         drop(state);
-        self.changed.notify_waiters();
+        draft.moved.notify_waiters();
         is_new
     }
 
-    /// Sends the file `ino` until the store has what was saved last, it has no name any more, or the mount ends.
-    pub(crate) async fn serve(&self, ino: InodeNo) {
+    /// Sends `draft` until the store has what was saved last, it has no name any more, or the mount ends.
+    pub(crate) async fn serve(&self, draft: &Draft) {
         loop {
-            let mut changed = std::pin::pin!(self.changed.notified());
-            changed.as_mut().enable();
-            match self.next(ino) {
-                Next::End => return self.changed.notify_waiters(),
-                Next::Try => self.attempt(ino).await,
-                Next::Wait(None) => changed.await,
+            // Also told when its object was made, or is none any more, whoever did that.
+            let mut moved = std::pin::pin!(draft.moved.notified());
+            moved.as_mut().enable();
+            match self.next(draft) {
+                Next::End => return self.ended.notify_waiters(),
+                Next::Try => self.attempt(draft.number).await,
+                Next::Wait(None) => moved.await,
                 Next::Wait(Some(until)) => tokio::select! {
-                    () = changed => {}
+                    () = moved => {}
                     () = sleep_until(until) => {}
                 },
             }
         }
     }
 
-    fn next(&self, ino: InodeNo) -> Next {
+    fn next(&self, draft: &Draft) -> Next {
         let mut state = self.state.lock();
         let (is_closing, is_store_away) = (state.is_closing, state.is_store_away);
-        let Some(queued) = state.files.get_mut(&ino) else { return Next::End };
-        if !queued.draft.is_saved() || !queued.draft.needs_commit() {
+        if !draft.is_saved() || !draft.needs_commit() {
             // It was sent, removed, or is being written to: then it is added again when that is closed.
-            state.files.remove(&ino);
-            return Next::End;
+            state.files.remove(&draft.number);
         }
+        let Some(queued) = state.files.get_mut(&draft.number) else { return Next::End };
         if is_store_away || queued.is_given_up {
             queued.is_served = false;
             return Next::End;
@@ -191,27 +198,27 @@ impl UploadQueue {
         }
     }
 
-    async fn attempt(&self, ino: InodeNo) {
-        self.set(ino, Doing::Waiting);
+    async fn attempt(&self, number: u64) {
+        self.set(number, Doing::Waiting);
         let _turn = self.turns.acquire().await.expect("the semaphore is never closed");
         let draft = {
             let mut state = self.state.lock();
             if state.is_store_away {
                 return;
             }
-            let Some(queued) = state.files.get_mut(&ino) else { return };
+            let Some(queued) = state.files.get_mut(&number) else { return };
             (queued.doing, queued.is_renewed) = (Doing::Sending, false);
             Arc::clone(&queued.draft)
         };
         if let Err(error) = draft.commit_saved().await {
-            self.failed(ino, &error);
+            self.failed(number, &error);
         }
     }
 
-    fn failed(&self, ino: InodeNo, error: &Error) {
+    fn failed(&self, number: u64, error: &Error) {
         let mut state = self.state.lock();
         let is_closing = state.is_closing;
-        let Some(queued) = state.files.get_mut(&ino) else { return };
+        let Some(queued) = state.files.get_mut(&number) else { return };
         queued.failures += 1;
         queued.error = Some(error.to_string());
         let (key, kept_in) = (queued.draft.key(), queued.draft.kept_in().unwrap_or_default());
@@ -233,13 +240,12 @@ impl UploadQueue {
         queued.is_given_up = is_closing;
         if is_closing && error.kind() == ErrorKind::Io {
             state.is_store_away = true;
-            drop(state);
-            self.changed.notify_waiters();
+            state.tell_all();
         }
     }
 
-    fn set(&self, ino: InodeNo, doing: Doing) {
-        if let Some(queued) = self.state.lock().files.get_mut(&ino) {
+    fn set(&self, number: u64, doing: Doing) {
+        if let Some(queued) = self.state.lock().files.get_mut(&number) {
             queued.doing = doing;
         }
     }
@@ -253,15 +259,15 @@ impl UploadQueue {
             if !state.files.is_empty() {
                 tracing::info!(files = state.files.len(), "waiting until the store has what was closed");
             }
+            state.tell_all();
         }
-        self.changed.notify_waiters();
         loop {
-            let mut changed = std::pin::pin!(self.changed.notified());
-            changed.as_mut().enable();
+            let mut ended = std::pin::pin!(self.ended.notified());
+            ended.as_mut().enable();
             if self.state.lock().files.values().all(|queued| !queued.is_served) {
                 return;
             }
-            changed.await;
+            ended.await;
         }
     }
 

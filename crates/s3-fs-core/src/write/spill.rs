@@ -1,4 +1,6 @@
 //! Moves to disk what memory cannot hold: one job for each file at a time, which lets go of what is dead before it writes.
+//!
+//! What was saved does not change on disk: if a file is that, the job makes another one, of what is alive.
 
 use std::io;
 use std::sync::Arc;
@@ -47,22 +49,44 @@ impl OnDisk {
     }
 }
 
-/// What a job does.
-struct Job {
-    file: Arc<StageFile>,
-    /// What was saved does not change: a file that is, and what of it is needed.
-    saved: Option<(Arc<StageFile>, Vec<std::ops::Range<u64>>)>,
-    dead: Vec<ByteRange>,
-    leaving: Vec<Leaving>,
+/// Bytes on their way to disk.
+pub(super) struct Job {
+    pub(super) file: Arc<StageFile>,
+    before: Before,
+    pub(super) leaving: Vec<Leaving>,
+}
+
+/// What is done to a file before anything is written to it.
+enum Before {
+    /// What is dead goes.
+    Discard(Vec<ByteRange>),
+    /// It is new, and takes over what of an older one, which was saved, is alive.
+    Copy(Arc<StageFile>, Vec<std::ops::Range<u64>>),
 }
 
 impl Job {
-    fn run(&self) -> io::Result<()> {
-        if let Some((saved, ranges)) = &self.saved {
-            self.file.copy(saved, ranges.iter().cloned())?;
+    /// Moves `leaving` out of `state` to its file on disk, or to a new one in `stage` if that was saved or there is none.
+    pub(super) fn new(stage: &StageDir, state: &mut State, leaving: Vec<Leaving>) -> Self {
+        let dead = state.content.take_dead();
+        match state.on_disk.file() {
+            Some(file) if file.is_kept() => {
+                let before = Before::Copy(file, state.content.ranges_on_disk());
+                Self { file: Arc::new(stage.create()), before, leaving }
+            }
+            file => {
+                let file = file.unwrap_or_else(|| Arc::new(stage.create()));
+                Self { file, before: Before::Discard(dead), leaving }
+            }
         }
-        for range in &self.dead {
-            self.file.discard(range.start..range.end)?;
+    }
+
+    /// Blocks.
+    pub(super) fn run(&self) -> io::Result<()> {
+        match &self.before {
+            Before::Discard(dead) => {
+                dead.iter().try_for_each(|range| self.file.discard(range.start..range.end))?;
+            }
+            Before::Copy(older, ranges) => self.file.copy(older, ranges.iter().cloned())?,
         }
         for (offset, bytes) in self.leaving.iter().flat_map(Leaving::pieces) {
             self.file.write(offset, bytes)?;
@@ -74,7 +98,7 @@ impl Job {
 impl Draft {
     /// Begins to move the oldest sent part to disk; false if there is none, or something is moving already.
     pub(super) fn spill_sent(self: &Arc<Self>, state: &mut State) -> bool {
-        !state.on_disk.is_moving && !state.is_saved() && {
+        state.may_let_go() && {
             let leaving = state.content.shelve_one();
             self.begin_to_move(state, leaving)
         }
@@ -90,7 +114,7 @@ impl Draft {
 
     /// Lets go of the oldest sent part on disk; false if there is none.
     pub(super) fn unshelve(self: &Arc<Self>, state: &mut State) -> bool {
-        !state.on_disk.is_moving && !state.is_saved() && state.content.release_shelved() && {
+        state.may_let_go() && state.content.release_shelved() && {
             self.begin_to_move(state, Vec::new());
             true
         }
@@ -99,8 +123,8 @@ impl Draft {
     /// Keeps little enough of what was sent in memory.
     pub(super) fn trim_kept(self: &Arc<Self>, state: &mut State) {
         match self.engine.disk() {
+            _ if state.content.kept_bytes() <= KEPT_BYTES || !state.may_let_go() => {}
             None => while state.content.kept_bytes() > KEPT_BYTES && state.content.release_one() {},
-            Some(_) if state.content.kept_bytes() <= KEPT_BYTES => {}
             Some(stage) if stage.has_room(SPILL_BYTES) => _ = self.spill_sent(state),
             Some(_) => _ = self.unshelve(state),
         }
@@ -108,23 +132,17 @@ impl Draft {
 
     fn begin_to_move(self: &Arc<Self>, state: &mut State, leaving: Vec<Leaving>) -> bool {
         let Some(stage) = &self.engine.stage else { return false };
-        let dead = state.content.take_dead();
-        if leaving.is_empty() && dead.is_empty() {
+        // A copy of what was saved gives no room back.
+        let has_dead = state.content.has_dead() && state.on_disk.file().is_some_and(|file| !file.is_kept());
+        if leaving.is_empty() && !has_dead {
             return false;
         }
-        let (file, saved) = match state.on_disk.file() {
-            Some(file) if file.is_kept() => {
-                (Arc::new(stage.create()), Some((file, state.content.ranges_on_disk())))
-            }
-            Some(file) => (file, None),
-            None => {
-                let file = Arc::new(stage.create());
-                state.on_disk.put(Arc::clone(&file));
-                (file, None)
-            }
-        };
+        let job = Job::new(stage, state, leaving);
+        if let Before::Discard(_) = &job.before {
+            state.on_disk.put(Arc::clone(&job.file));
+        }
         state.on_disk.is_moving = true;
-        let (job, draft, busy) = (Job { file, saved, dead, leaving }, Arc::clone(self), self.engine.busy());
+        let (draft, busy) = (Arc::clone(self), self.engine.busy());
         self.engine.runtime.spawn_blocking(move || {
             let done = job.run();
             draft.moved_to_disk(&job, done);
@@ -142,7 +160,7 @@ impl Draft {
         match done {
             Ok(()) => {
                 // Unless the object was made meanwhile, and nothing on disk is needed any more.
-                if job.saved.is_some() && state.on_disk.file.is_some() {
+                if matches!(job.before, Before::Copy(..)) && state.on_disk.file.is_some() {
                     state.on_disk.put(Arc::clone(&job.file));
                 }
                 state.content.left(&job.leaving);
@@ -150,6 +168,13 @@ impl Draft {
             Err(error) => self.engine.disk_refused(&error),
         }
         self.trim_kept(&mut state);
+    }
+}
+
+impl State {
+    /// Whether what was sent may be let go of: not what was saved, or is on its way to that, as it may have to be sent anew from here.
+    pub(super) fn may_let_go(&self) -> bool {
+        !self.on_disk.is_moving && !self.is_saved()
     }
 }
 

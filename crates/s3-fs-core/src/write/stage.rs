@@ -22,7 +22,7 @@ pub(super) struct Stage {
     blocks: BTreeMap<u64, Arc<Buffer>>,
     /// Bytes that are on disk, and nowhere newer.
     on_disk: RangeSet,
-    /// Bytes that the file on disk need not hold any more.
+    /// Bytes that the file on disk need not hold any more; none of those that are on disk.
     dead: RangeSet,
     /// How often bytes on disk became dead: who began to read them before that reads again.
     deaths: u64,
@@ -144,6 +144,7 @@ impl Stage {
     /// The bytes of `range` are on disk.
     pub(super) fn put_on_disk(&mut self, range: ByteRange) {
         self.on_disk.insert(range);
+        self.dead.remove(range);
     }
 
     /// The block is on disk, and is let go of unless it was changed or discarded meanwhile. Of its bytes, those in `written` still count.
@@ -151,7 +152,7 @@ impl Stage {
         if self.blocks.get(&leaving.index).is_some_and(|block| Arc::ptr_eq(block, &leaving.block)) {
             self.blocks.remove(&leaving.index);
             for range in leaving.ranges.iter().flat_map(|range| written.within(*range)) {
-                self.on_disk.insert(range);
+                self.put_on_disk(range);
             }
         }
     }
@@ -159,6 +160,11 @@ impl Stage {
     /// Takes the ranges that the file on disk need not hold any more.
     pub(super) fn take_dead(&mut self) -> Vec<ByteRange> {
         std::mem::take(&mut self.dead).within(ByteRange::new(0, u64::MAX)).collect()
+    }
+
+    /// Whether there are such.
+    pub(super) fn has_dead(&self) -> bool {
+        !self.dead.is_empty()
     }
 
     /// How often bytes on disk became dead.

@@ -12,7 +12,6 @@ use tokio::sync::{OnceCell, Semaphore};
 use super::content::Released;
 use super::draft::{Base, Draft, State};
 use super::engine::{MAX_PARTS_UNDER_WAY, WriteEngine};
-use super::gather::Sources;
 use super::plan::{self, Plan, PlannedPart, Source};
 use crate::config::OnConflict;
 use crate::error::{Error, ErrorKind, Result};
@@ -160,15 +159,15 @@ impl Draft {
 
     /// Makes the object of what was written. Nothing is written meanwhile; parts may be under way.
     pub(super) async fn make_object(&self) -> Result<Written> {
-        let (plan, sources, key, condition) = {
+        let (plan, base, key, condition) = {
             let state = self.state.lock();
             let has_ranges = state.base.as_ref().is_some_and(|base| plan::has_ranges(base.version.size()));
             let can_copy = has_ranges && self.engine.bucket.traits().copy_ranges;
-            (state.content.plan(can_copy), state.sources(), state.key.clone(), self.condition(&state))
+            (state.content.plan(can_copy), state.base.clone(), state.key.clone(), self.condition(&state))
         };
         let made = match plan {
-            Plan::Whole => self.put_whole(&key, &sources, condition).await,
-            Plan::Parts(parts) => self.put_parts(parts, &sources, condition).await,
+            Plan::Whole => self.put_whole(&key, condition).await,
+            Plan::Parts(parts) => self.put_parts(parts, base.as_ref(), condition).await,
         };
         if let Err(error) = &made
             && error.store_error().is_some_and(|error| error.kind() == s3::ErrorKind::NoSuchUpload)
@@ -193,14 +192,9 @@ impl Draft {
         }
     }
 
-    async fn put_whole(
-        &self,
-        key: &ObjectKey,
-        sources: &Sources,
-        condition: WriteCondition,
-    ) -> Result<Written> {
+    async fn put_whole(&self, key: &ObjectKey, condition: WriteCondition) -> Result<Written> {
         let size = self.state.lock().content.size();
-        let body = self.payload(ByteRange::new(0, size), sources).await?;
+        let body = self.payload(ByteRange::new(0, size)).await?;
         let attributes = self.object_attributes(&(self.engine.carried_by)(self.ino)).await?;
         let request =
             PutRequest { key: key.clone(), body: body.clone(), attributes, condition: condition.clone() };
@@ -221,13 +215,13 @@ impl Draft {
     async fn put_parts(
         &self,
         parts: Vec<PlannedPart>,
-        sources: &Sources,
+        base: Option<&Base>,
         condition: WriteCondition,
     ) -> Result<Written> {
         let upload = self.upload(&mut self.state.lock());
         let id = upload.id(self).await?;
         let turns = Semaphore::new(CLOSING_PARTS);
-        let make = |part| self.make_part((&upload, &id), part, sources, &turns);
+        let make = |part| self.make_part((&upload, &id), part, base, &turns);
         let window = MAX_PARTS_UNDER_WAY + CLOSING_PARTS;
         let parts: Vec<Part> = stream::iter(parts).map(make).buffered(window).try_collect().await?;
         // Nor may one be under way that was cut off: it would fail, and that would be taken for a failure of what is written next.
@@ -266,7 +260,7 @@ impl Draft {
         &self,
         (upload, id): (&Upload, &UploadId),
         part: PlannedPart,
-        sources: &Sources,
+        base: Option<&Base>,
         turns: &Semaphore,
     ) -> Result<Part> {
         // Of two requests for one part, nobody knows which the store obeys last.
@@ -280,7 +274,7 @@ impl Draft {
         match part.from {
             // What was on its way and did not arrive is here still.
             Source::Sent | Source::Here => {
-                let body = self.payload(part.range, sources).await?;
+                let body = self.payload(part.range).await?;
                 let sent = self.send_part(upload, part.index, body).await?;
                 let mut state = self.state.lock();
                 state.content.sending(part.index);
@@ -288,7 +282,7 @@ impl Draft {
                 Ok(sent)
             }
             Source::Copied => {
-                let base = sources.base.as_ref().expect("only an old object is copied from");
+                let base = base.expect("only an old object is copied from");
                 let request = CopyPart {
                     key: upload.key.clone(),
                     upload: id.clone(),
@@ -303,13 +297,15 @@ impl Draft {
     }
 
     /// The bytes of `range`, ready to be sent.
-    async fn payload(&self, range: ByteRange, sources: &Sources) -> Result<Payload> {
-        let pieces = {
+    async fn payload(&self, range: ByteRange) -> Result<Payload> {
+        let (pieces, sources) = {
             let state = self.state.lock();
             let pieces = state.content.pieces(range);
-            pieces.map_err(|Released| self.error(ErrorKind::Unsupported, "write", &state))?
+            let pieces = pieces.map_err(|Released| self.error(ErrorKind::Unsupported, "write", &state))?;
+            // Where they are changes while the object is made: memory that others want is made free by moving bytes to disk.
+            (pieces, state.sources())
         };
-        Ok(Payload::from(self.engine.gather(pieces, sources).await?.into_bytes()))
+        Ok(Payload::from(self.engine.gather(pieces, &sources).await?.into_bytes()))
     }
 
     /// The store does not know the upload any more: begin another one, with everything that is still here.

@@ -26,6 +26,11 @@ impl Writer {
         &self.draft
     }
 
+    /// Whether this is the share of the table, in `draft`, and no handle has another. The file may have got another draft since.
+    fn is_idle(&self, draft: &Arc<Draft>) -> bool {
+        Arc::ptr_eq(&self.draft, draft) && Arc::strong_count(&self.share) == 1
+    }
+
     /// Whether no other handle writes the file.
     pub(crate) fn is_only(&self) -> bool {
         Arc::strong_count(&self.share) <= 2
@@ -56,17 +61,22 @@ impl Writers {
         writers.values().map(Writer::draft).filter(|draft| draft.needs_commit()).cloned().collect()
     }
 
-    /// Whether no handle writes the file `ino` any more.
-    pub(crate) fn is_last(&self, ino: InodeNo) -> bool {
-        self.0.lock().get(&ino).is_some_and(|writer| Arc::strong_count(&writer.share) == 1)
+    /// Whether no handle writes `draft` any more.
+    pub(crate) fn is_last(&self, draft: &Arc<Draft>) -> bool {
+        self.0.lock().get(&draft.ino).is_some_and(|writer| writer.is_idle(draft))
     }
 
-    /// Forgets the file `ino` if no handle writes it, and tells `forget` before anybody can begin again.
-    pub(crate) fn remove_idle(&self, ino: InodeNo, forget: impl FnOnce()) {
+    /// Forgets `draft` if no handle writes it and `is_over` says so of it, and tells `forget` before anybody can begin again.
+    pub(crate) fn remove_idle(
+        &self,
+        draft: &Arc<Draft>,
+        is_over: impl FnOnce(&Draft) -> bool,
+        forget: impl FnOnce(),
+    ) {
         let mut writers = self.0.lock();
-        if writers.get(&ino).is_some_and(|writer| Arc::strong_count(&writer.share) == 1) {
+        if writers.get(&draft.ino).is_some_and(|writer| writer.is_idle(draft)) && is_over(draft) {
             forget();
-            writers.remove(&ino);
+            writers.remove(&draft.ino);
         }
     }
 }

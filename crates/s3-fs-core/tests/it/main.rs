@@ -1,6 +1,7 @@
 //! The file system without FUSE: over buckets in memory, with every request written down.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, unreachable_pub, reason = "test code")]
 
+mod acknowledged;
 mod attributes;
 mod changes;
 mod damage;

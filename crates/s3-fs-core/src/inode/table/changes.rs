@@ -1,6 +1,6 @@
 //! Names that this mount itself makes, removes and moves, and what it knows better than the store.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use tokio::time::Instant;
 
@@ -101,7 +101,7 @@ impl InodeTable {
     }
 
     /// The file `ino` is being written, or is not any more.
-    pub(crate) fn set_written(&self, ino: InodeNo, written: Option<Arc<dyn BeingWritten>>) {
+    pub(crate) fn set_written(&self, ino: InodeNo, written: Option<Weak<dyn BeingWritten>>) {
         let mut state = self.state.write();
         let Some(inode) = state.inodes.get_mut(&ino) else { return };
         let is_over = written.is_none();

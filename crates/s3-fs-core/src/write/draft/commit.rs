@@ -77,13 +77,16 @@ impl Draft {
                     state.content.committed();
                     self.engine.drop_file(state.on_disk.take());
                     state.base = Some(Base::new(&self.engine, &state.key, &meta));
-                    (state.changed, state.failed) = (false, None);
+                    state.failed = None;
                     (state.must_be_new, state.created) = (false, false);
                     (state.replaces, state.is_restored) = (None, false);
                     state.upload.take()
                 };
                 self.forget_saved().await;
-                self.describe_anew(upload, &meta).await
+                let described = self.describe_anew(upload, &meta).await;
+                // Not before: who finds nothing unsent may begin anew with the version that the store has.
+                self.state.lock().changed = false;
+                described
             }
             Err(error) => {
                 self.state.lock().failed = Some(error.clone());

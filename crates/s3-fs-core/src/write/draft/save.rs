@@ -15,8 +15,7 @@ use crate::attr::InodeNo;
 use crate::write::content::Content;
 use crate::write::engine::WriteEngine;
 use crate::write::record::{Noted, Record};
-use crate::write::spill::OnDisk;
-use crate::write::stage::Leaving;
+use crate::write::spill::{Job, OnDisk};
 
 /// A file as it was when it was saved.
 #[derive(Debug)]
@@ -29,24 +28,15 @@ pub(in crate::write) struct Saved {
 
 /// What has to be on disk for a file to be safe.
 struct Saving {
-    file: Arc<StageFile>,
-    /// A file that was saved before, and what of it is needed.
-    older: Option<Arc<StageFile>>,
-    copied: Vec<std::ops::Range<u64>>,
-    in_memory: Vec<Leaving>,
+    job: Job,
     record: Record,
     changes: u64,
 }
 
 impl Saving {
     fn run(&self) -> io::Result<()> {
-        if let Some(older) = &self.older {
-            self.file.copy(older, self.copied.iter().cloned())?;
-        }
-        for (offset, bytes) in self.in_memory.iter().flat_map(Leaving::pieces) {
-            self.file.write(offset, bytes)?;
-        }
-        self.file.keep(&self.record.text())
+        self.job.run()?;
+        self.job.file.keep(&self.record.text())
     }
 }
 
@@ -116,7 +106,7 @@ impl Draft {
                 self.state.lock().on_disk.is_moving = false;
                 self.engine.report_unsaved(&error);
                 // The store will have it: no mount must find it here.
-                self.engine.let_go(saving.file).await;
+                self.engine.let_go(saving.job.file).await;
                 false
             }
         }
@@ -157,26 +147,23 @@ impl Draft {
             described,
         };
         let record = Record::new(self.engine.bucket.identity(), &state.key, self.engine.next_serial(), noted);
-        let (older, file) = match state.on_disk.file() {
-            Some(file) if file.is_kept() => (Some(file), Arc::new(stage.create())),
-            Some(file) => (None, file),
-            None => (None, Arc::new(stage.create())),
-        };
-        let copied = if older.is_some() { state.content.ranges_on_disk() } else { Vec::new() };
         let in_memory = state.content.all_in_memory();
-        Some(Saving { file, older, copied, in_memory, record, changes: state.changes })
+        let job = Job::new(stage, &mut state, in_memory);
+        Some(Saving { job, record, changes: state.changes })
     }
 
     async fn is_saved_now(&self, saving: Saving) {
-        let Saving { file, in_memory, record, changes, .. } = saving;
+        let Saving { job, record, changes } = saving;
+        let file = Arc::clone(&job.file);
         let superseded = {
             let mut state = self.state.lock();
-            state.content.left(&in_memory);
+            state.content.left(&job.leaving);
             state.on_disk.is_moving = false;
             state.on_disk.put(Arc::clone(&file));
             state.saved.replace(Saved { file, record, changes })
         };
-        drop(in_memory);
+        // The blocks come back to the budget before anybody hears of it.
+        drop(job);
         self.engine.moved.notify_waiters();
         if let Some(superseded) = superseded {
             self.engine.let_go(superseded.file).await;
@@ -214,6 +201,7 @@ impl Draft {
         let saved = self.state.lock().saved.take();
         if let Some(saved) = saved {
             self.engine.let_go(saved.file).await;
+            self.moved.notify_waiters();
         }
     }
 
