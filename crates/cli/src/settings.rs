@@ -140,6 +140,8 @@ fn read_config(args: &MountArgs, memory_limit_bytes: u64, open_files: usize) -> 
             .or(args.reading.part_size)
             .unwrap_or(defaults.part_size_bytes),
         disk: cache.map(disk).transpose()?,
+        // The store's own limit comes first.
+        stuck_after: args.store.op_timeout.map_or(defaults.stuck_after, |limit| limit * 2),
         ..defaults
     })
 }

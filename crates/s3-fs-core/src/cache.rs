@@ -24,7 +24,11 @@ pub(crate) use pending::{Landing, Pending};
 use crate::budget::{Budget, Reservation};
 use crate::error::Result;
 use block::cost_units;
-use memory::{Known, Shared, Table, Urgency};
+pub(crate) use memory::Urgency;
+use memory::{Known, Shared, Table};
+
+/// So long is no request, in blocks, that it would be cut.
+const UNCUT: u32 = u32::MAX / 4;
 
 /// The cache of one file system.
 #[derive(Debug)]
@@ -127,7 +131,10 @@ impl BlockCache {
         }
         let refused_from = self.look_ahead(&mut table, want, &mut missing, &mut reservation);
         let claims = match reservation {
-            Some(reservation) => self.claim(&mut table, want, &missing, reservation, &mut found),
+            Some(reservation) => {
+                let urgency = Urgency::Ahead;
+                self.claim(&mut table, want, (&missing, urgency), reservation, &mut found)
+            }
             None => Vec::new(),
         };
         let found = found.into_iter().map(|f| f.expect("what was missing was claimed")).collect();
@@ -163,12 +170,30 @@ impl BlockCache {
         None
     }
 
+    /// Claims those of `blocks` that are missing, to be fetched by one request for each run of them; `None` if there is no memory for all.
+    pub(crate) fn claim_ahead(
+        &self,
+        (version, size): (&VersionEntry, u64),
+        blocks: Range<u32>,
+        urgency: Urgency,
+    ) -> Option<Vec<Claim>> {
+        let mut table = self.shared.table.lock();
+        let missing: Vec<u32> = blocks.clone().filter(|index| table.is_missing(version.id, *index)).collect();
+        if missing.is_empty() {
+            return Some(Vec::new());
+        }
+        let reservation = table.reserve(&self.shared.budget, cost(&missing, size), urgency)?;
+        let now = blocks.start..blocks.start;
+        let want = Want { version, size, now, ahead: blocks, part_blocks: UNCUT };
+        Some(self.claim(&mut table, &want, (&missing, urgency), reservation, &mut []))
+    }
+
     /// Turns `missing` blocks into claims of contiguous runs, and notes those wanted now in `found`.
     fn claim(
         &self,
         table: &mut Table,
         want: &Want<'_>,
-        missing: &[u32],
+        (missing, ahead): (&[u32], Urgency),
         mut reservation: Reservation,
         found: &mut [Option<Found>],
     ) -> Vec<Claim> {
@@ -179,7 +204,7 @@ impl BlockCache {
                 .clone()
                 .map(|index| {
                     let is_now = want.now.contains(&index);
-                    let urgency = if is_now { Urgency::Demand } else { Urgency::Ahead };
+                    let urgency = if is_now { Urgency::Demand } else { ahead };
                     let pending = table.claim(version, index, urgency);
                     if is_now {
                         found[(index - want.now.start) as usize] = Some(Found::Filling(Arc::clone(&pending)));
@@ -198,6 +223,17 @@ impl BlockCache {
     /// The caller must hold no block, or two readers could wait for each other.
     pub(crate) async fn wait_for_memory(&self, want: &Want<'_>) -> Reservation {
         self.shared.budget.reserve(cost_units(want.now.clone(), want.size)).await
+    }
+
+    /// All of `blocks`, if they are here. They are no more read by that than before.
+    pub(crate) fn peek(&self, version: &VersionEntry, blocks: Range<u32>) -> Option<Vec<Arc<Block>>> {
+        let mut table = self.shared.table.lock();
+        blocks.map(|index| table.peek(version.id, index)).collect()
+    }
+
+    /// Says that somebody reads a version of which blocks were fetched in the background.
+    pub(crate) fn expect(&self, version: &VersionEntry) {
+        self.shared.table.lock().expect(version.id);
     }
 
     /// Says that blocks of a version were fetched for a reader that went elsewhere: they go before those still expected.

@@ -217,6 +217,9 @@ pub struct ReadConfig {
     pub history_bytes: u64,
     /// Where blocks that were read are kept beyond the mount. Default nowhere.
     pub disk: Option<DiskCacheConfig>,
+    /// A read fails that waits although for so long nothing was fetched or read by this mount. It must be longer than any request may take,
+    /// retries included; default 2 min.
+    pub stuck_after: Duration,
 }
 
 impl ReadConfig {
@@ -232,6 +235,7 @@ impl Default for ReadConfig {
             max_window_bytes: 192 << 20,
             history_bytes: 32 << 20,
             disk: None,
+            stuck_after: Duration::from_secs(120),
         }
     }
 }

@@ -6,6 +6,7 @@ mod links;
 mod names;
 mod refresh;
 mod rename;
+mod shards;
 mod write_back;
 
 use std::sync::{Arc, OnceLock};
@@ -298,6 +299,9 @@ impl FileSystem {
             }
             done => done,
         };
+        if let Some(order) = pin.nears_its_end() {
+            self.begin_next_shard(reader.ino, order);
+        }
         read?.ok_or_else(|| reader.stale())
     }
 

@@ -5,6 +5,7 @@
 //! inode number, and reads of this one find the old bytes or are stale. Only while nothing was delivered may an inode, and every handle
 //! of it, [move on](moved) with the object to a new version.
 
+mod begun;
 mod moved;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,12 +15,15 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use sluicefs_s3_client::{ByteRange, ObjectKey, ObjectMeta};
 
+use self::begun::Begun;
 use self::moved::Moved;
 use crate::attr::InodeNo;
 use crate::error::{Error, ErrorKind, Result};
 use crate::inode::{Follow, Versions, is_same_version};
 use crate::kernel::{Destination, Kernel};
-use crate::read::{ObjectVersion, OpenObject, ReadData, ReadEngine};
+use crate::read::{ObjectVersion, OpenObject, Order, ReadData, ReadEngine};
+
+pub(crate) use self::begun::BEGUN_FOR;
 
 /// One version of one object, for all handles of an inode.
 #[derive(Debug)]
@@ -51,6 +55,7 @@ struct Shared {
 pub(crate) struct OpenFiles {
     engine: Arc<ReadEngine>,
     files: Mutex<FxHashMap<InodeNo, Arc<Shared>>>,
+    begun: Begun,
 }
 
 /// One open file.
@@ -71,13 +76,18 @@ pub(crate) struct Pin {
 
 impl OpenFiles {
     pub(crate) fn new(engine: Arc<ReadEngine>) -> Self {
-        Self { engine, files: Mutex::default() }
+        Self { engine, files: Mutex::default(), begun: Begun::default() }
     }
 
     /// Opens the version `meta` of `ino`. Returns whether all pages that the kernel holds of the inode are of that version.
     pub(crate) fn open(&self, ino: InodeNo, key: ObjectKey, meta: ObjectMeta) -> (FileHandle, bool) {
+        // Kept until the handle has it.
+        let mut begun = None;
         let mut files = self.files.lock();
-        let file = files.entry(ino).or_insert_with(|| Arc::new(Shared::new(key, meta.clone())));
+        let file = files.entry(ino).or_insert_with(|| {
+            begun = self.begun.take(&key, &meta);
+            Arc::new(Shared::new(Pinned::of(key, meta.clone(), begun.as_ref())))
+        });
         let file = Arc::clone(file);
         drop(files);
         let pinned = file.current();
@@ -88,8 +98,32 @@ impl OpenFiles {
             false => !pinned.follows_delivered,
         };
         let object = pinned.open(&self.engine);
+        object.is_opened();
         let engine = Arc::clone(&self.engine);
         (FileHandle { ino, file, pin: Mutex::new(Pin { pinned, object }), engine }, keep_cache)
+    }
+
+    /// Begins to fetch the object `meta` at `key`, which will be the file `ino` when somebody looks it up, and which is expected to be read in
+    /// `order`. Does nothing if that was done, if somebody has it open, or if it has no ETag, by which it could be known again.
+    ///
+    /// Returns when the fetches are under way; [`OpenFiles::forget_late`] lets go of them.
+    pub(crate) async fn begin(&self, ino: InodeNo, key: ObjectKey, meta: &ObjectMeta, order: Order) {
+        if meta.etag.is_none() || self.is_open(ino) || self.begun.has(&key, meta) {
+            return;
+        }
+        let known = self.files.lock().get(&ino).map(|file| file.current());
+        let object = match known {
+            Some(pinned) if pinned.is_of(meta) => pinned.open(&self.engine),
+            Some(_) => return,
+            None => self.engine.open(Arc::new(ObjectVersion::new(key, meta.size, meta.etag.clone()))),
+        };
+        self.begun.insert(Arc::clone(&object));
+        object.begin(order).await;
+    }
+
+    /// Lets go of what was begun and nobody opened in time.
+    pub(crate) fn forget_late(&self) {
+        self.begun.forget_late();
     }
 
     /// Whether the kernel may hold pages of the file: then only the store can tell whether they are still right.
@@ -142,8 +176,8 @@ impl Versions for OpenFiles {
 }
 
 impl Shared {
-    fn new(key: ObjectKey, meta: ObjectMeta) -> Self {
-        Self { current: Mutex::new(Arc::new(Pinned::new(key, meta))) }
+    fn new(pinned: Pinned) -> Self {
+        Self { current: Mutex::new(Arc::new(pinned)) }
     }
 
     fn current(&self) -> Arc<Pinned> {
@@ -211,6 +245,18 @@ impl Pinned {
         let (follows_delivered, written_here, is_spoiled) = (false, false, false);
         let (moved, object) = (None, Mutex::default());
         Self { meta, version, delivered, follows_delivered, moved, written_here, is_spoiled, object }
+    }
+
+    /// The version that `begun` has begun to read, if that is one.
+    fn of(key: ObjectKey, meta: ObjectMeta, begun: Option<&Arc<OpenObject>>) -> Self {
+        let fresh = Self::new(key, meta);
+        match begun {
+            None => fresh,
+            Some(object) => {
+                let version = Arc::clone(object.version());
+                Self { version, object: Mutex::new(Arc::downgrade(object)), ..fresh }
+            }
+        }
     }
 
     /// A version that this mount made.
@@ -295,6 +341,11 @@ impl FileHandle {
 }
 
 impl Pin {
+    /// Tells once that nearly all of the object was asked for, and in which order it was read.
+    pub(crate) fn nears_its_end(&self) -> Option<Order> {
+        self.object.nears_its_end()
+    }
+
     /// Whether no byte of the version was delivered, so that a changed object may be read in its new version.
     pub(crate) fn may_move_on(&self) -> bool {
         !self.pinned.delivered.load(Ordering::Acquire)

@@ -5,9 +5,12 @@
 
 mod engine;
 mod fetch;
+mod header;
+mod loader;
 mod object;
 mod stats;
 mod version;
+mod watchdog;
 mod window;
 
 use std::fmt;
@@ -18,6 +21,7 @@ use sluicefs_s3_client::ByteRange;
 
 pub(crate) use engine::ReadEngine;
 pub(crate) use fetch::VERIFIED_BYTES;
+pub(crate) use loader::{Order, next_shard};
 pub(crate) use object::OpenObject;
 pub use stats::ReadStats;
 pub(crate) use version::ObjectVersion;

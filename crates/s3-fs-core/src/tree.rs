@@ -159,6 +159,36 @@ impl Tree {
         }
     }
 
+    /// The object that `name` in `parent` stands for, as it was seen last, however long ago that was; asks the store if it never was. What it is
+    /// good for must bear that it is another by now.
+    ///
+    /// `None` if there is none, or this mount is writing it.
+    pub(crate) async fn seen(
+        &self,
+        parent: InodeNo,
+        name: &str,
+    ) -> Result<Option<(InodeNo, ObjectKey, ObjectMeta)>> {
+        let ino = self.table.number_of(parent, name, FileKind::File);
+        let prefix = self.table.directory("read", parent)?;
+        let meta = match self.table.known("read", ino) {
+            Ok(known) if known.is_written || known.is_replaced => None,
+            Ok(known) => known.meta,
+            Err(_) => {
+                let now = Instant::now();
+                let found = match self.told(parent, name, now, LONG_AGO) {
+                    Some((_, found)) => found,
+                    None => self.ask(parent, &prefix, name).await?.1,
+                };
+                match found.map(|named| named.remote) {
+                    Some(Remote::Object(FileKind::File, meta)) => Some(meta),
+                    _ => None,
+                }
+            }
+        };
+        let key = self.key_of(&prefix, name, FileKind::File);
+        Ok(meta.and_then(|meta| Some((ino, key?, meta))))
+    }
+
     /// How long `name` may be believed to be absent from `parent`, if it is known to be.
     pub(crate) fn absent_for(&self, parent: InodeNo, name: &str) -> Duration {
         if path::check_name(name).is_err() {

@@ -14,6 +14,7 @@ mod economy;
 mod lengths;
 mod lifecycle;
 mod links;
+mod loading;
 mod outside;
 mod programs;
 mod read_only;

@@ -28,7 +28,7 @@ const MAX_FAILURES: usize = 1024;
 
 /// Read at least once.
 const READ: usize = 0;
-/// Fetched ahead of a reader that went elsewhere.
+/// Fetched ahead of a reader that went elsewhere, or may never come.
 const ABANDONED: usize = 1;
 /// Fetched ahead of a reader that is expected.
 const UNREAD: usize = 2;
@@ -62,8 +62,15 @@ struct Held {
 #[derive(Debug)]
 enum Slot {
     Ready(EntryId),
-    Filling { pending: Arc<Pending>, wanted: bool },
-    Failed { error: Error, until: Instant },
+    /// With the list that it will be in.
+    Filling {
+        pending: Arc<Pending>,
+        list: usize,
+    },
+    Failed {
+        error: Error,
+        until: Instant,
+    },
 }
 
 /// What the table knows of a block.
@@ -77,11 +84,13 @@ pub(super) enum Known {
 
 /// For whom memory is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Urgency {
+pub(crate) enum Urgency {
     /// A reader waits.
     Demand,
     /// Nobody waits yet.
     Ahead,
+    /// Nobody is known who will ever: it takes what is free and nobody's else, and goes first.
+    Background,
 }
 
 impl Table {
@@ -108,8 +117,8 @@ impl Table {
                 }
                 Known::Ready(Arc::clone(&self.order.get_mut(id).block))
             }
-            Some(Slot::Filling { pending, wanted }) => {
-                *wanted = true;
+            Some(Slot::Filling { pending, list }) => {
+                *list = READ;
                 Known::Filling(Arc::clone(pending))
             }
             Some(Slot::Failed { error, until }) if *until > Instant::now() => Known::Failed(error.clone()),
@@ -129,7 +138,12 @@ impl Table {
     /// Marks a missing block as being fetched.
     pub(super) fn claim(&mut self, version: u64, index: u32, urgency: Urgency) -> Arc<Pending> {
         let pending = Arc::new(Pending::default());
-        let slot = Slot::Filling { pending: Arc::clone(&pending), wanted: urgency == Urgency::Demand };
+        let list = match urgency {
+            Urgency::Demand => READ,
+            Urgency::Ahead => UNREAD,
+            Urgency::Background => ABANDONED,
+        };
+        let slot = Slot::Filling { pending: Arc::clone(&pending), list };
         self.versions.entry(version).or_default().insert(index, slot);
         pending
     }
@@ -138,7 +152,7 @@ impl Table {
     pub(super) fn fill(&mut self, version: u64, index: u32, block: Arc<Block>) {
         let slot = self.versions.get_mut(&version).and_then(|slots| slots.get_mut(&index));
         let slot = slot.expect("a claim keeps its slot");
-        let list = if matches!(slot, Slot::Filling { wanted: true, .. }) { READ } else { UNREAD };
+        let list = if let Slot::Filling { list, .. } = slot { *list } else { UNREAD };
         let held = Held { version, index, block, read_again: false, landed: Instant::now() };
         *slot = Slot::Ready(self.order.push(list, held));
     }
@@ -147,7 +161,7 @@ impl Table {
     pub(super) fn fail(&mut self, version: u64, index: u32, error: Error) {
         let slots = self.versions.get_mut(&version).expect("a claim keeps its slot");
         let slot = slots.get_mut(&index).expect("a claim keeps its slot");
-        if !matches!(slot, Slot::Filling { wanted: true, .. }) {
+        if !matches!(slot, Slot::Filling { list: READ, .. }) {
             return self.drop_slot(version, index);
         }
         *slot = Slot::Failed { error, until: Instant::now() + FAILURE_MEMORY };
@@ -183,6 +197,24 @@ impl Table {
         }
     }
 
+    /// A reader of `version` has come: what was fetched in the background is expected now.
+    pub(super) fn expect(&mut self, version: u64) {
+        let Some(slots) = self.versions.get_mut(&version) else { return };
+        for slot in slots.values_mut() {
+            match slot {
+                Slot::Filling { list, .. } if *list == ABANDONED => *list = UNREAD,
+                Slot::Ready(id) if self.order.list_of(*id) == ABANDONED => self.order.move_to(*id, UNREAD),
+                Slot::Ready(_) | Slot::Filling { .. } | Slot::Failed { .. } => {}
+            }
+        }
+    }
+
+    /// A block that is here, of which it makes no difference that somebody looked.
+    pub(super) fn peek(&mut self, version: u64, index: u32) -> Option<Arc<Block>> {
+        let id = self.versions.get(&version)?.get(&index)?.ready()?;
+        Some(Arc::clone(&self.order.get_mut(id).block))
+    }
+
     /// Drops all that is known of a version; none of its blocks may be on their way.
     pub(super) fn forget(&mut self, version: u64) {
         for (_, slot) in self.versions.remove(&version).into_iter().flatten() {
@@ -205,13 +237,17 @@ impl Table {
         // Memory that has been used before is cheaper than fresh memory.
         while self.order.len(READ) > self.history_blocks && self.evict_read() {}
         // A reader who waits must find something free while others read ahead.
-        let spare = if urgency == Urgency::Ahead { budget.limit_units() / 8 } else { 0 };
+        let spare = match urgency {
+            Urgency::Demand => 0,
+            Urgency::Ahead => budget.limit_units() / 8,
+            Urgency::Background => budget.limit_units() / 4,
+        };
         let mut evicted = 0;
         loop {
             if let Some(reservation) = budget.try_reserve(units, spare) {
                 return Some(reservation);
             }
-            if evicted >= units || (urgency == Urgency::Ahead && budget.is_short()) {
+            if evicted >= units || (urgency != Urgency::Demand && budget.is_short()) {
                 return None;
             }
             evicted += self.evict(urgency)?;
@@ -222,6 +258,9 @@ impl Table {
     pub(super) fn evict(&mut self, urgency: Urgency) -> Option<u32> {
         self.pass_over_read_again();
         let from = |list: usize| self.order.front(list);
+        if urgency == Urgency::Background {
+            return Some(self.drop_entry(from(READ)?));
+        }
         let id = from(READ).or_else(|| from(ABANDONED)).or_else(|| from(UNREAD))?;
         let is_expected = self.order.list_of(id) == UNREAD;
         if urgency == Urgency::Ahead && is_expected && self.order.get_mut(id).landed.elapsed() < UNREAD_GRACE

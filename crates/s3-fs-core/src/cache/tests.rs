@@ -239,6 +239,52 @@ fn evicted_neighbours_of_a_missing_block_come_along() {
     assert_eq!(blocks(&seen.claims), [50..51]);
 }
 
+/// Claims blocks in the background and fills them; whether there was memory.
+fn begin(cache: &BlockCache, version: &VersionEntry, blocks: Range<u32>) -> bool {
+    let claims = cache.claim_ahead((version, SIZE), blocks, Urgency::Background);
+    claims.map(|mut claims| claims.iter_mut().for_each(fill)).is_some()
+}
+
+#[test]
+fn what_is_fetched_in_the_background_takes_what_is_free_and_goes_first() {
+    let cache = cache(40, 100);
+    let (read_now, begun) = (cache.add_version(), cache.add_version());
+    read(&cache, &want_ahead(&read_now, 0..1, 1..17));
+    // A quarter stays free.
+    assert!(!begin(&cache, &begun, 0..20), "blocks fetched ahead of a reader do not give way");
+    assert!(begin(&cache, &begun, 0..10));
+    let seen = read(&cache, &want_ahead(&read_now, 1..2, 17..34));
+    assert_eq!(seen.refused_from, None, "who reads ahead takes its place");
+    let left = ready_of(&cache, &begun, 0..10);
+    assert!(left.len() < 10, "{left:?}");
+    assert_eq!(ready_of(&cache, &read_now, 2..17).len(), 15, "nothing else was given up");
+}
+
+#[test]
+fn what_was_begun_in_the_background_stays_when_its_reader_has_come() {
+    let cache = cache(40, 100);
+    let (read_now, begun) = (cache.add_version(), cache.add_version());
+    assert!(begin(&cache, &begun, 0..10));
+    let under_way = cache.claim_ahead((&begun, SIZE), 10..20, Urgency::Background).expect("there is memory");
+    cache.expect(&begun);
+    under_way.into_iter().for_each(|mut claim| fill(&mut claim));
+    let seen = read(&cache, &want_ahead(&read_now, 0..1, 1..17));
+    assert!(seen.refused_from.is_some());
+    assert_eq!(ready_of(&cache, &begun, 0..20).len(), 20);
+}
+
+#[test]
+fn who_only_looks_reads_nothing() {
+    let cache = cache(40, 100);
+    let version = cache.add_version();
+    assert!(begin(&cache, &version, 0..4));
+    assert!(cache.peek(&version, 0..4).is_some_and(|blocks| blocks.len() == 4));
+    assert!(cache.peek(&version, 3..5).is_none(), "one of them is missing");
+    let reader = cache.add_version();
+    read(&cache, &want_ahead(&reader, 0..1, 1..33));
+    assert!(cache.peek(&version, 0..4).is_none(), "they went first all the same");
+}
+
 #[test]
 fn blocks_go_with_their_version() {
     let cache = cache(100, 100);

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use parking_lot::Mutex;
 use sluicefs_s3_client::Bucket;
 use tokio::runtime::Handle;
 
 use super::object::OpenObject;
 use super::stats::{Counters, ReadStats};
 use super::version::ObjectVersion;
+use super::watchdog::Watchdog;
 use crate::budget::Budget;
 use crate::cache::BlockCache;
 use crate::cache::disk::{DiskCache, DiskCacheError};
@@ -29,6 +31,9 @@ pub(crate) struct ReadEngine {
     /// Streams that read ahead, of all open objects.
     pub(super) streams: AtomicUsize,
     pub(super) budget: Arc<Budget>,
+    pub(super) watchdog: Watchdog,
+    /// Held while a header is parsed: one at a time.
+    pub(super) parsing: Arc<Mutex<()>>,
 }
 
 impl ReadEngine {
@@ -58,7 +63,8 @@ impl ReadEngine {
         let budget = Budget::new(config.memory_limit_bytes);
         let history_bytes = config.history_bytes.min(config.memory_limit_bytes / 4);
         let cache = BlockCache::new(Arc::clone(&budget), history_bytes);
-        let counters = Arc::default();
+        let counters = Arc::<Counters>::default();
+        let watchdog = Watchdog::new(config.stuck_after, Arc::clone(&counters));
         Arc::new(Self {
             bucket,
             config,
@@ -68,6 +74,8 @@ impl ReadEngine {
             counters,
             streams: AtomicUsize::new(0),
             budget,
+            watchdog,
+            parsing: Arc::default(),
         })
     }
 
@@ -108,6 +116,9 @@ impl ReadEngine {
             memory_waits: get(&c.memory_waits),
             gets: get(&c.gets),
             bytes_fetched: get(&c.bytes_fetched),
+            headers_parsed: get(&c.headers_parsed),
+            headers_ignored: get(&c.headers_ignored),
+            shards_begun: get(&c.shards_begun),
             memory_bytes: self.budget.in_use_bytes(),
             memory_peak_bytes: self.budget.peak_bytes(),
             streams: self.streams.load(Ordering::Relaxed) as u64,

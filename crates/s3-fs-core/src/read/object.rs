@@ -1,7 +1,8 @@
 //! One object version while it is open: its readers' streams and the fetches made for them.
 
+use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use sluicefs_s3_client::{self as s3, ByteRange};
@@ -9,27 +10,41 @@ use tokio::task::JoinSet;
 
 use super::engine::ReadEngine;
 use super::fetch::Source;
+use super::header::Header;
+use super::loader::{Advice, Ahead, Order, Part};
 use super::stats::Counters;
 use super::version::ObjectVersion;
-use super::window::{Limits, Plan, Streams};
+use super::window::Limits;
 use super::{MAX_READ_BYTES, ReadData};
 use crate::cache::disk::{DiskCache, DiskObject};
-use crate::cache::{BLOCK_BYTES, Claim, Found, Got, Landing, Want, blocks_of, bytes_of};
+use crate::cache::{BLOCK_BYTES, Claim, Found, Got, Landing, Urgency, Want, blocks_of, bytes_of};
 use crate::error::{Error, Result};
 
 /// How often a read claims blocks again whose fetches were dropped. Only a panic drops one while its object is open.
 const MAX_CLAIMS: u32 = 3;
+
+/// When so much of an object was asked for, a share of it, what comes after it is worth beginning.
+const END_SHARE: (u64, u64) = (15, 16);
+
+/// So much is fetched of an object that nobody has opened before it is known how it will be read: headers are mostly shorter.
+const FIRST_BYTES: u64 = 1 << 20;
 
 /// An object version that somebody reads; all handles of an inode share one.
 ///
 /// Dropping the last reference stops its fetches. What they brought stays in the cache while the version lives.
 #[derive(Debug)]
 pub(crate) struct OpenObject {
-    engine: Arc<ReadEngine>,
+    pub(super) engine: Arc<ReadEngine>,
     version: Arc<ObjectVersion>,
     disk: Option<Arc<DiskObject>>,
-    streams: Mutex<Streams>,
-    fetches: Mutex<JoinSet<()>>,
+    pub(super) ahead: Mutex<Ahead>,
+    pub(super) header: Header,
+    /// How much of it was asked for, in bytes; what was asked for twice counts twice.
+    asked_bytes: AtomicU64,
+    told_of_end: AtomicBool,
+    /// Nobody has opened it yet.
+    is_background: AtomicBool,
+    pub(super) fetches: Mutex<JoinSet<()>>,
 }
 
 impl OpenObject {
@@ -39,14 +54,23 @@ impl OpenObject {
             max_window_bytes: engine.config.max_window_bytes,
             max_part_bytes: engine.config.part_size_bytes,
         };
-        let streams = Mutex::new(Streams::new(limits));
+        let (ahead, header) = (Mutex::new(Ahead::new(limits)), Header::default());
         let object = |disk: &Arc<DiskCache>| disk.object(version.key().clone(), version.size());
         let disk = engine.disk.as_ref().map(object);
-        Arc::new(Self { engine, version, disk, streams, fetches: Mutex::new(JoinSet::new()) })
+        Arc::new(Self {
+            engine,
+            version,
+            disk,
+            ahead,
+            header,
+            asked_bytes: AtomicU64::new(0),
+            told_of_end: AtomicBool::new(false),
+            is_background: AtomicBool::new(false),
+            fetches: Mutex::new(JoinSet::new()),
+        })
     }
 
     /// The version that is read.
-    #[cfg(test)]
     pub(crate) fn version(&self) -> &Arc<ObjectVersion> {
         &self.version
     }
@@ -65,7 +89,16 @@ impl OpenObject {
         if range.is_empty() {
             return Ok(ReadData::default());
         }
-        let plan = self.plan(range);
+        let advice = self.plan(range);
+        let read = self.engine.watchdog.watch(self.version.key(), self.serve(range, advice));
+        let data = read.await?;
+        self.look_for_header(range);
+        Ok(data)
+    }
+
+    /// Reads the bytes of `range`, which are in the object, and fetches what `advice` says.
+    async fn serve(&self, range: ByteRange, advice: Advice) -> Result<ReadData> {
+        let Advice { plan, parts } = advice;
         let mut want = Want {
             version: self.version.cached(&self.engine.cache),
             size: self.version.size(),
@@ -73,6 +106,7 @@ impl OpenObject {
             ahead: blocks_of(plan.ahead),
             part_blocks: (plan.part_bytes / BLOCK_BYTES).max(1) as u32,
         };
+        let mut parts = Some(parts);
         let mut memory = None;
         let mut claimed = 0;
         while claimed < MAX_CLAIMS {
@@ -85,13 +119,14 @@ impl OpenObject {
             self.count(&found, missed);
             if let Some(block) = refused_from {
                 let from = bytes_of(block..block, want.size).start;
-                self.streams.lock().refused(plan.stream, from);
+                self.ahead.lock().refused(plan.stream, from);
             }
             self.start(claims);
+            self.fetch_ahead(parts.take().into_iter().flatten(), Urgency::Ahead);
             if let Some(data) = ReadData::if_ready(&found, range) {
                 return Ok(data);
             }
-            self.streams.lock().waited(plan.stream);
+            self.ahead.lock().waited(plan.stream);
             if let Some(data) = collect(found, range).await? {
                 return Ok(data);
             }
@@ -102,20 +137,83 @@ impl OpenObject {
         Err(Error::from_store("read", error.with_message("fetches of these bytes ended without an outcome")))
     }
 
-    /// Tells the streams of a read; what comes back is what to fetch ahead.
-    fn plan(&self, range: ByteRange) -> Plan {
-        let share_bytes = self.engine.share_bytes();
-        let mut streams = self.streams.lock();
-        let before = streams.reading_ahead();
-        let plan = streams.observe(range, share_bytes);
-        // Under the lock, so that the sum never falls below what it takes away.
-        self.engine.streams.fetch_add(streams.reading_ahead(), Ordering::Relaxed);
-        self.engine.streams.fetch_sub(before, Ordering::Relaxed);
-        drop(streams);
-        if let Some(abandoned) = plan.abandoned {
+    /// Begins to fetch it for a reader who will probably open it soon, as far as nobody else wants the memory. Returns when the fetches are
+    /// under way. Cancel-safe.
+    pub(crate) async fn begin(self: &Arc<Self>, order: Order) {
+        self.is_background.store(true, Ordering::Release);
+        Counters::add(&self.engine.counters.shards_begun, 1);
+        self.fetch_now(ByteRange::new(0, FIRST_BYTES.min(self.version.size()))).await;
+        self.read_header().await;
+        let parts = self.advised(|ahead, share_bytes| ahead.begin(order, share_bytes));
+        self.fetch_ahead(parts, Urgency::Background);
+    }
+
+    /// Somebody has opened it.
+    pub(crate) fn is_opened(&self) {
+        if self.is_background.swap(false, Ordering::AcqRel) {
+            self.engine.cache.expect(self.version.cached(&self.engine.cache));
+        }
+    }
+
+    /// Tells once that nearly all of it was asked for, and in which order it was read.
+    pub(crate) fn nears_its_end(&self) -> Option<Order> {
+        let (share, of) = END_SHARE;
+        let asked = self.asked_bytes.load(Ordering::Relaxed);
+        if asked < self.version.size() / of * share || self.told_of_end.swap(true, Ordering::Relaxed) {
+            return None;
+        }
+        Some(self.ahead.lock().order())
+    }
+
+    /// Tells of a read; what comes back is what to fetch ahead.
+    fn plan(&self, range: ByteRange) -> Advice {
+        let advice = self.advised(|ahead, share_bytes| ahead.observe(range, share_bytes));
+        if let Some(abandoned) = advice.plan.abandoned {
             self.engine.cache.abandon(self.version.cached(&self.engine.cache), blocks_of(abandoned));
         }
-        plan
+        advice
+    }
+
+    fn advised<R>(&self, ask: impl FnOnce(&mut Ahead, u64) -> R) -> R {
+        let share_bytes = self.engine.share_bytes();
+        let mut ahead = self.ahead.lock();
+        let before = ahead.reading_ahead();
+        let advice = ask(&mut ahead, share_bytes);
+        // Under the lock, so that the sum never falls below what it takes away.
+        self.engine.streams.fetch_add(ahead.reading_ahead(), Ordering::Relaxed);
+        self.engine.streams.fetch_sub(before, Ordering::Relaxed);
+        advice
+    }
+
+    /// Starts to fetch what is missing of `parts`, until memory runs out.
+    pub(super) fn fetch_ahead(&self, parts: impl IntoIterator<Item = Part>, urgency: Urgency) {
+        for part in parts {
+            match self.claim_ahead(part.range, urgency) {
+                Some(claims) => self.start(claims),
+                None => return self.ahead.lock().refused_part(&part),
+            }
+        }
+    }
+
+    /// Fetches what is missing of `range` while the caller waits, if there is memory for it.
+    pub(super) async fn fetch_now(&self, range: ByteRange) {
+        for claim in self.claim_ahead(range, Urgency::Background).into_iter().flatten() {
+            Counters::add(&self.asked_bytes, claim.range().len());
+            self.source().fetch(claim).await;
+        }
+    }
+
+    fn claim_ahead(&self, range: ByteRange, urgency: Urgency) -> Option<Vec<Claim>> {
+        let version = (self.version.cached(&self.engine.cache), self.version.size());
+        self.engine.cache.claim_ahead(version, blocks_of(range), urgency)
+    }
+
+    /// The blocks that hold `range`, if all are here.
+    pub(super) fn peek(&self, range: ByteRange) -> Option<ReadData> {
+        let blocks: Range<u32> = blocks_of(range);
+        let found = self.engine.cache.peek(self.version.cached(&self.engine.cache), blocks)?;
+        let found: Vec<Found> = found.into_iter().map(Found::Ready).collect();
+        ReadData::if_ready(&found, range)
     }
 
     /// Starts one fetch for each claim.
@@ -123,6 +221,8 @@ impl OpenObject {
         if claims.is_empty() {
             return;
         }
+        let bytes = claims.iter().map(|claim| claim.range().len()).sum();
+        Counters::add(&self.asked_bytes, bytes);
         let mut fetches = self.fetches.lock();
         while let Some(ended) = fetches.try_join_next() {
             if let Err(error) = ended {
@@ -130,13 +230,16 @@ impl OpenObject {
             }
         }
         for claim in claims {
-            let source = Source {
-                bucket: Arc::clone(&self.engine.bucket),
-                disk: self.disk.clone(),
-                counters: Arc::clone(&self.engine.counters),
-                version: Arc::clone(&self.version),
-            };
-            fetches.spawn_on(source.fetch(claim), &self.engine.runtime);
+            fetches.spawn_on(self.source().fetch(claim), &self.engine.runtime);
+        }
+    }
+
+    fn source(&self) -> Source {
+        Source {
+            bucket: Arc::clone(&self.engine.bucket),
+            disk: self.disk.clone(),
+            counters: Arc::clone(&self.engine.counters),
+            version: Arc::clone(&self.version),
         }
     }
 
@@ -159,7 +262,7 @@ impl OpenObject {
 impl Drop for OpenObject {
     fn drop(&mut self) {
         // The fetches stop when `fetches` is dropped. What they brought ahead will hardly be read: nobody has the object open.
-        self.engine.streams.fetch_sub(self.streams.get_mut().reading_ahead(), Ordering::Relaxed);
+        self.engine.streams.fetch_sub(self.ahead.get_mut().reading_ahead(), Ordering::Relaxed);
         self.engine.cache.abandon(self.version.cached(&self.engine.cache), 0..u32::MAX);
     }
 }

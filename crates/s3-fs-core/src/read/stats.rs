@@ -13,6 +13,9 @@ pub(super) struct Counters {
     pub(super) memory_waits: AtomicU64,
     pub(super) gets: AtomicU64,
     pub(super) bytes_fetched: AtomicU64,
+    pub(super) headers_parsed: AtomicU64,
+    pub(super) headers_ignored: AtomicU64,
+    pub(super) shards_begun: AtomicU64,
 }
 
 impl Counters {
@@ -36,6 +39,12 @@ pub struct ReadStats {
     pub gets: u64,
     /// Bytes that arrived.
     pub bytes_fetched: u64,
+    /// Files whose header told where their tensors lie.
+    pub headers_parsed: u64,
+    /// Files that began like that and whose header was broken, or too long: they are read like all others.
+    pub headers_ignored: u64,
+    /// Files that were begun before anybody read them, since the one before them by name came to its end.
+    pub shards_begun: u64,
     /// Memory that buffers take now, idle ones included.
     pub memory_bytes: u64,
     /// The most memory that buffers took.

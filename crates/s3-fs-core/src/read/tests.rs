@@ -4,6 +4,7 @@ mod bucket;
 mod disk;
 mod economy;
 mod failures;
+mod loading;
 mod memory;
 mod sharing;
 
@@ -47,6 +48,18 @@ impl Rig {
         let engine = engine.expect("the directory is a test's own");
         let key = ObjectKey::new(KEY).expect("a legal key");
         let version = Arc::new(ObjectVersion::new(key, size, etag));
+        let object = engine.open(Arc::clone(&version));
+        Self { bucket, engine, version, object }
+    }
+
+    /// The object under another name; the default settings.
+    fn of(bucket: ProbeBucket, key: &str) -> Self {
+        let content = bucket.inner.object(KEY).expect("the bucket has one object").content;
+        bucket.inner.put(key, content);
+        let Self { bucket, engine, .. } = Self::new(bucket);
+        let meta = bucket.inner.object(key).expect("just put").head.meta;
+        let key = ObjectKey::new(key).expect("a legal key");
+        let version = Arc::new(ObjectVersion::new(key, meta.size, meta.etag));
         let object = engine.open(Arc::clone(&version));
         Self { bucket, engine, version, object }
     }

@@ -30,6 +30,13 @@ const PARTS_IN_WINDOW: u64 = 8;
 /// Objects up to this long are fetched whole when they are read from the start.
 const WHOLE_OBJECT_BYTES: u64 = 8 << 20;
 
+/// Whose end is read first, or second, is an archive: its directory is there, and of that length at most if it is not huge. One MiB
+/// names ten thousand files in a zip.
+const TAIL_BYTES: u64 = 1 << 20;
+
+/// So near to the end a read looks for the directory of an archive; programs search 64 KiB for that of a zip.
+const NEAR_END_BYTES: u64 = 64 << 10;
+
 /// How far behind the furthest read another one may begin and still belong to its stream: the kernel sends read-ahead out of order, a
 /// MiB each.
 const BEHIND_BYTES: u64 = 4 << 20;
@@ -54,7 +61,7 @@ pub(super) struct Limits {
     pub(super) max_part_bytes: u64,
 }
 
-/// Names a stream until it is dropped; names are not used again.
+/// Names a stream until it is dropped; names are not used again, and 0 is nobody's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct StreamId(u64);
 
@@ -69,6 +76,17 @@ pub(super) struct Plan {
     pub(super) stream: StreamId,
     /// What was fetched ahead of a stream that was dropped to make room.
     pub(super) abandoned: Option<ByteRange>,
+    /// What to fetch before the read, besides; whole blocks.
+    pub(super) tail: Option<ByteRange>,
+}
+
+impl Plan {
+    /// To fetch `range` if it is missing, and no more.
+    pub(super) fn nothing(range: ByteRange, part_bytes: u64) -> Self {
+        let end = round_up(range.end);
+        let stream = StreamId(0);
+        Self { ahead: ByteRange::new(end, end), part_bytes, stream, abandoned: None, tail: None }
+    }
 }
 
 /// The streams of one object.
@@ -109,9 +127,8 @@ impl Streams {
     ///
     /// `share_bytes` is what one stream may read ahead in view of all others.
     pub(super) fn observe(&mut self, range: ByteRange, share_bytes: u64) -> Plan {
-        let mut limits = self.limits;
-        limits.max_window_bytes = limits.max_window_bytes.min(share_bytes).max(BLOCK_BYTES);
-        let mut abandoned = None;
+        let limits = self.limits_within(share_bytes);
+        let (mut abandoned, mut tail) = (None, None);
         let ahead;
         match self.find(range) {
             Some(at) => {
@@ -122,6 +139,7 @@ impl Streams {
             None => {
                 self.learn();
                 abandoned = self.make_room();
+                tail = self.tail(range);
                 self.next_id += 1;
                 let mut stream = Stream::first_read(StreamId(self.next_id), range);
                 ahead = stream.begin(&limits, self.last_runs);
@@ -129,7 +147,23 @@ impl Streams {
             }
         }
         let stream = self.streams.last().expect("just pushed");
-        Plan { ahead, part_bytes: part_bytes(stream.window, &limits), stream: stream.id, abandoned }
+        Plan { ahead, part_bytes: part_bytes(stream.window, &limits), stream: stream.id, abandoned, tail }
+    }
+
+    /// Expects a reader of the whole object from its start; what to fetch ahead of its first read, and how much of that in one request.
+    pub(super) fn begin(&mut self, share_bytes: u64) -> (ByteRange, u64) {
+        let limits = self.limits_within(share_bytes);
+        self.next_id += 1;
+        let mut stream = Stream::first_read(StreamId(self.next_id), ByteRange::new(0, 0));
+        (stream.is_run, stream.window) = (true, limits.max_window_bytes);
+        let ahead = stream.plan_to(limits.max_window_bytes, &limits);
+        self.streams.push(stream);
+        (ahead, part_bytes(limits.max_window_bytes, &limits))
+    }
+
+    /// Somebody else plans for the readers of this object now.
+    pub(super) fn clear(&mut self) {
+        self.streams.clear();
     }
 
     /// A reader of `stream` has to wait.
@@ -149,6 +183,26 @@ impl Streams {
     /// How many streams are read ahead of and are not done.
     pub(super) fn reading_ahead(&self) -> usize {
         self.streams.iter().filter(|s| s.is_run && s.next < self.limits.size).count()
+    }
+
+    /// The window and the part of who reads ahead as far as it may.
+    pub(super) fn largest(&self, share_bytes: u64) -> (u64, u64) {
+        let limits = self.limits_within(share_bytes);
+        (limits.max_window_bytes, part_bytes(limits.max_window_bytes, &limits))
+    }
+
+    fn limits_within(&self, share_bytes: u64) -> Limits {
+        let max_window_bytes = self.limits.max_window_bytes.min(share_bytes).max(BLOCK_BYTES);
+        Limits { max_window_bytes, ..self.limits }
+    }
+
+    /// What lies before a read of the end, if it is one of the first two places that are read.
+    fn tail(&self, range: ByteRange) -> Option<ByteRange> {
+        let start = range.start / BLOCK_BYTES * BLOCK_BYTES;
+        let tail = self.limits.size.saturating_sub(TAIL_BYTES) / BLOCK_BYTES * BLOCK_BYTES;
+        let is_end = range.end + NEAR_END_BYTES >= self.limits.size && tail > 0;
+        let is_early = self.next_id < 2 && self.streams.iter().all(|stream| stream.start == 0);
+        (is_early && is_end && tail < start).then(|| ByteRange::new(tail, start))
     }
 
     fn get_mut(&mut self, id: StreamId) -> Option<&mut Stream> {

@@ -7,6 +7,7 @@ mod changes;
 mod damage;
 mod directories;
 mod hidden;
+mod loaders;
 mod lookups;
 mod model;
 mod open_files;

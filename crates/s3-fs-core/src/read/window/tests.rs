@@ -289,3 +289,33 @@ fn what_was_refused_is_planned_again() {
     streams.refused(plan.stream, 0);
     assert_eq!(streams.ahead(4 * MIB, 5 * MIB), (5 * MIB, 7 * MIB), "never behind the reader");
 }
+
+#[test]
+fn the_end_of_an_object_brings_what_lies_before_it_once() {
+    let tail = |reads: &[Span]| {
+        let mut streams = streams(100 * MIB + 5);
+        let tails: Vec<_> = reads.iter().map(|(start, end)| streams.read(*start, *end).tail).collect();
+        tails.last().copied().flatten()
+    };
+    let (last, expected) = ((100 * MIB, 100 * MIB + 5), Some(kib(99 * MIB, 100 * MIB)));
+    assert_eq!(tail(&[last]), expected);
+    assert_eq!(tail(&[(0, 4), last]), expected, "the first bytes tell that it is an archive");
+    assert_eq!(tail(&[(0, 4), (50 * MIB, 50 * MIB + 4), last]), None, "at random");
+    assert_eq!(tail(&[last, last]), None);
+    assert_eq!(tail(&[(99 * MIB + 4, 100 * MIB + 5)]), None, "it reads all of that itself");
+    assert_eq!(tail(&[(50 * MIB, 50 * MIB + 4)]), None);
+    let mut small =
+        Streams::new(Limits { size: 1 << 20, max_window_bytes: 8 << 20, max_part_bytes: 8 << 20 });
+    assert_eq!(small.read(MIB - 4, MIB).tail, None);
+}
+
+#[test]
+fn a_reader_who_is_expected_finds_a_whole_window() {
+    let mut streams = streams(GIB);
+    let (ahead, part) = streams.begin(96 << 20);
+    assert_eq!((ahead, part), (kib(0, 96 * MIB), 8 << 20));
+    assert_eq!(streams.reading_ahead(), 1);
+    let plans: Vec<_> = (0..96 * MIB).step_by(1024).map(|start| streams.ahead(start, start + 1024)).collect();
+    assert!(plans[..47].iter().all(|(start, end)| start == end), "nothing twice");
+    assert!(plans[47..].iter().any(|(start, end)| start < end), "and then it goes on");
+}
