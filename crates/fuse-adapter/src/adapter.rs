@@ -30,10 +30,12 @@ use sluicefs_core::{FileSystem, HandleId};
 use sluicefs_s3_client::ByteRange;
 use tokio::runtime::Handle;
 
-use crate::convert::{Caller, attributes, inode};
+use crate::convert::{Caller, attributes, inode, is_direct};
+use crate::device::Device;
 use crate::errno::ErrorLog;
 use crate::kernel::{Learnt, negotiate};
 use crate::tasks::Requests;
+use files::ReadRequest;
 
 /// Whether extended attributes can be read.
 ///
@@ -62,6 +64,7 @@ pub(crate) struct Adapter {
 struct Core {
     fs: Arc<FileSystem>,
     errors: ErrorLog,
+    device: Device,
 }
 
 /// Inode numbers are never used for another file while the mount lives.
@@ -71,8 +74,13 @@ const GENERATION: Generation = Generation(0);
 const NOT_UTF8: Errno = Errno::EILSEQ;
 
 impl Adapter {
-    pub(crate) fn new(fs: Arc<FileSystem>, runtime: Handle, request_kb: u32, xattrs: Xattrs) -> Self {
-        let core = Arc::new(Core { fs, errors: ErrorLog::default() });
+    pub(crate) fn new(
+        (fs, device): (Arc<FileSystem>, Device),
+        runtime: Handle,
+        request_kb: u32,
+        xattrs: Xattrs,
+    ) -> Self {
+        let core = Arc::new(Core { fs, errors: ErrorLog::default(), device });
         Self { core, requests: Requests::new(runtime), request_kb, xattrs, learnt: Learnt::default() }
     }
 
@@ -157,7 +165,7 @@ impl Filesystem for Adapter {
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -167,7 +175,13 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let range = ByteRange::from_len(offset, size.into());
-        self.requests.serve(self.core().read(handle, range, flags, reply));
+        let asked = ReadRequest {
+            id: request.unique().0,
+            handle: HandleId(handle.0),
+            range,
+            is_direct: is_direct(flags),
+        };
+        self.requests.serve(self.core().read(asked, reply));
     }
 
     fn flush(

@@ -6,6 +6,7 @@
 
 mod adapter;
 mod convert;
+mod device;
 mod errno;
 mod kernel;
 mod notify;

@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::adapter::{Adapter, Xattrs};
+use crate::device::Device;
 use crate::kernel::{DEFAULT_REQUEST_KB, raise_read_ahead, raise_request_limit};
 use crate::notify::Notices;
 use crate::sys::passed_device;
@@ -119,7 +120,8 @@ pub fn mount(
 ) -> Result<MountedSession, SessionError> {
     raise_request_limit(config.max_request_kb);
     let (device, point) = attach(target, &config)?;
-    let adapter = Adapter::new(Arc::clone(&fs), runtime, config.max_request_kb, config.xattrs);
+    let replies = Device::new(&device).map_err(MountError::Device)?;
+    let adapter = Adapter::new((Arc::clone(&fs), replies), runtime, config.max_request_kb, config.xattrs);
     let learnt = adapter.learnt();
     let (acl, fuser_config) = fuser_settings(&config);
     let session = Session::from_fd(adapter, device, acl, fuser_config).map_err(SessionError::Handshake)?;

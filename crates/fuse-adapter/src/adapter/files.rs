@@ -1,14 +1,24 @@
 //! Serves open files.
 
-use std::cell::RefCell;
 use std::sync::Arc;
 
-use fuser::{FileHandle, INodeNo, OpenFlags, ReplyData, ReplyOpen};
-use sluicefs_core::{HandleId, ReadData};
+use fuser::{FileHandle, INodeNo, ReplyData, ReplyOpen};
+use sluicefs_core::HandleId;
 use sluicefs_s3_client::ByteRange;
 
 use super::Core;
-use crate::convert::{fopen_flags, inode, is_direct};
+use crate::convert::{fopen_flags, inode};
+
+/// What a program wants to read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ReadRequest {
+    /// The kernel's number for it.
+    pub(super) id: u64,
+    pub(super) handle: HandleId,
+    pub(super) range: ByteRange,
+    /// Past the kernel's pages.
+    pub(super) is_direct: bool,
+}
 
 impl Core {
     pub(super) async fn open(self: Arc<Self>, ino: INodeNo, reply: ReplyOpen) {
@@ -18,41 +28,14 @@ impl Core {
         }
     }
 
-    pub(super) async fn read(
-        self: Arc<Self>,
-        handle: FileHandle,
-        range: ByteRange,
-        flags: OpenFlags,
-        reply: ReplyData,
-    ) {
-        let handle = HandleId(handle.0);
-        let read = match is_direct(flags) {
-            true => self.fs.read_direct(handle, range).await,
-            false => self.fs.read(handle, range).await,
+    pub(super) async fn read(self: Arc<Self>, asked: ReadRequest, reply: ReplyData) {
+        let read = match asked.is_direct {
+            true => self.fs.read_direct(asked.handle, asked.range).await,
+            false => self.fs.read(asked.handle, asked.range).await,
         };
         match read {
-            Ok(data) => send(&data, reply),
+            Ok(data) => self.device.send(asked.id, &data, reply),
             Err(error) => reply.error(self.errors.errno(&error)),
         }
     }
-}
-
-thread_local! {
-    /// Where reads that straddle blocks are put together. It grows to the largest request, once for each thread.
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// fuser takes one slice: a read within one block is sent from where it lies, any other is copied together first.
-fn send(data: &ReadData, reply: ReplyData) {
-    let mut slices = data.slices();
-    let first = slices.next().unwrap_or_default();
-    let Some(second) = slices.next() else { return reply.data(first) };
-    SCRATCH.with_borrow_mut(|whole| {
-        whole.clear();
-        whole.reserve(data.len());
-        for slice in [first, second].into_iter().chain(slices) {
-            whole.extend_from_slice(slice);
-        }
-        reply.data(whole);
-    });
 }
