@@ -18,7 +18,10 @@ pub(crate) const BUFFER_BYTES: usize = 128 << 10;
 /// The grain of accounting: a page.
 const UNIT_BYTES: usize = 4096;
 
-/// What the allocator and the cache's tables add to a buffer: with its header, a buffer of 128 KiB touches one page more.
+/// Full-sized buffers begin at a multiple of this, so that a disk can take them without the kernel's copy.
+const ALIGNMENT: usize = UNIT_BYTES;
+
+/// What the allocator and the cache's tables add to a buffer: with its header and its alignment, a buffer of 128 KiB touches one page more.
 const OVERHEAD_BYTES: usize = 512;
 
 /// The memory of one file system's read path. Shared by everything that holds a buffer.
@@ -136,13 +139,18 @@ impl Budget {
         pool.units += units;
         pool.peak_units = pool.peak_units.max(pool.units);
         drop(pool);
-        Vec::with_capacity(capacity(len))
+        if !pooled {
+            return Vec::with_capacity(len);
+        }
+        let mut bytes = Vec::<u8>::with_capacity(BUFFER_BYTES + ALIGNMENT);
+        bytes.resize(bytes.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT), 0);
+        bytes
     }
 
     /// Takes back memory whose promise of `units` is given back, or given on, after this.
-    fn recycle(&self, mut bytes: Vec<u8>, units: u32) {
+    fn recycle(&self, mut bytes: Vec<u8>, start: usize, units: u32) {
         if bytes.capacity() >= BUFFER_BYTES {
-            bytes.clear();
+            bytes.truncate(start);
             self.pool.lock().idle.push(bytes);
         } else {
             drop(bytes);
@@ -206,7 +214,13 @@ impl Reservation {
         debug_assert!(len <= BUFFER_BYTES, "no block is longer");
         let mut part = self.split(Budget::cost_units(len));
         let bytes = self.budget.take(len);
-        Buffer { bytes, len, budget: Arc::clone(&self.budget), units: std::mem::take(&mut part.units) }
+        Buffer {
+            start: bytes.len(),
+            bytes,
+            len,
+            budget: Arc::clone(&self.budget),
+            units: std::mem::take(&mut part.units),
+        }
     }
 }
 
@@ -220,7 +234,9 @@ impl Drop for Reservation {
 
 /// Memory of a known length that is filled once, from its start. Dropping it gives the memory back.
 pub(crate) struct Buffer {
+    /// What is before `start` only aligns the rest.
     bytes: Vec<u8>,
+    start: usize,
     len: usize,
     budget: Arc<Budget>,
     units: u32,
@@ -229,7 +245,7 @@ pub(crate) struct Buffer {
 impl Buffer {
     /// Appends as much of `from` as fits, and returns how much that was.
     pub(crate) fn fill(&mut self, from: &[u8]) -> usize {
-        let n = from.len().min(self.len - self.bytes.len());
+        let n = from.len().min(self.len - self.filled());
         self.bytes.extend_from_slice(&from[..n]);
         n
     }
@@ -243,20 +259,21 @@ impl Buffer {
         len: usize,
         read: impl FnOnce(&mut [u8]) -> Result<T, E>,
     ) -> Result<T, E> {
-        self.bytes.resize(len.min(self.len), 0);
-        read(&mut self.bytes).inspect_err(|_| self.bytes.clear())
+        self.bytes.resize(self.start + len.min(self.len), 0);
+        read(&mut self.bytes[self.start..]).inspect_err(|_| self.bytes.truncate(self.start))
     }
 
     /// Empties it, and gives back the promise that it was cut from.
     pub(crate) fn into_reservation(mut self) -> Reservation {
         let units = std::mem::take(&mut self.units);
-        self.budget.recycle(std::mem::take(&mut self.bytes), units);
+        self.budget.recycle(std::mem::take(&mut self.bytes), self.start, units);
         Reservation { budget: Arc::clone(&self.budget), units }
     }
 
     /// Puts `from` at `at`, over what is there; a gap before it becomes zeros. It must fit.
     pub(crate) fn write_at(&mut self, at: usize, from: &[u8]) {
         debug_assert!(at + from.len() <= self.len, "the caller cuts at the buffer's end");
+        let at = self.start + at;
         if self.bytes.len() < at {
             self.bytes.resize(at, 0);
         }
@@ -267,12 +284,16 @@ impl Buffer {
 
     /// Whether all bytes are there.
     pub(crate) fn is_full(&self) -> bool {
-        self.bytes.len() == self.len
+        self.filled() == self.len
+    }
+
+    fn filled(&self) -> usize {
+        self.bytes.len() - self.start
     }
 
     /// The bytes so far.
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes
+        &self.bytes[self.start..]
     }
 
     /// What it costs, in units.
@@ -283,14 +304,14 @@ impl Buffer {
 
 impl fmt::Debug for Buffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Buffer({} of {} bytes)", self.bytes.len(), self.len)
+        write!(f, "Buffer({} of {} bytes)", self.filled(), self.len)
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
         if self.units > 0 {
-            self.budget.recycle(std::mem::take(&mut self.bytes), self.units);
+            self.budget.recycle(std::mem::take(&mut self.bytes), self.start, self.units);
             // Last, so that whoever is promised this memory finds it given back.
             self.budget.free_units.add_permits(self.units as usize);
         }

@@ -203,12 +203,8 @@ impl Cold {
     ) -> Result<u32, WarmError> {
         let (object, etag, len) = (Arc::clone(&self.object), self.etag.clone(), bytes.len() as u64);
         let kept = blocking(move || {
-            for (index, block) in (first..).zip(bytes.chunks(BLOCK_BYTES as usize)) {
-                if !object.keep_now(&etag, index, block)? {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
+            let blocks: Vec<&[u8]> = bytes.chunks(BLOCK_BYTES as usize).collect();
+            object.keep_now(&etag, first, &blocks)
         });
         if !kept.await? {
             return Err(WarmError::Full);

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{FlockOperation, OFlags};
 
+use super::direct::{Direct, write_all_at};
 use super::format::{BLOCK_BYTES, HEAD_BYTES, Identity, RECORD_BYTES, Sealed, read_head};
 
 /// How often an entry that vanishes while it is being opened is looked for again.
@@ -25,6 +26,7 @@ pub struct Entry {
     data: File,
     /// Its shared lock is that of this entry.
     index: File,
+    direct: Direct,
 }
 
 /// A block as it was found on disk.
@@ -34,6 +36,16 @@ pub enum Stored {
     Right,
     /// What is there is not what was written. It counts as absent from now on.
     Wrong,
+}
+
+/// How bytes go to the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Past the kernel's cache, where the file system allows it and the bytes lie at multiples of 4096 in memory: at the speed of the disk, and
+    /// without a copy.
+    Past,
+    /// Through the kernel's cache, which takes a lot at once.
+    Through,
 }
 
 /// What opening an entry came to.
@@ -80,7 +92,12 @@ impl Entry {
             set_len(&data, sealed.identity.size)?;
             set_len(&index, sealed.identity.index_bytes())?;
             touch(&index)?;
-            return Ok(Opened::Entry(Arc::new(Self { sealed: sealed.clone(), data, index })));
+            return Ok(Opened::Entry(Arc::new(Self {
+                sealed: sealed.clone(),
+                data,
+                index,
+                direct: Direct::default(),
+            })));
         }
         Ok(Opened::Absent)
     }
@@ -150,19 +167,24 @@ impl Entry {
         Ok(Stored::Wrong)
     }
 
-    /// Writes block `index`, unless it is there. Returns how many bytes were written.
+    /// Writes the blocks from `first` on, unless they are all there. Returns how many bytes were written.
     ///
     /// # Errors
     /// What the system refused; `StorageFull` among that.
-    pub fn write(&self, index: u32, bytes: &[u8]) -> io::Result<u64> {
-        debug_assert_eq!(bytes.len(), self.sealed.identity.block_len(index), "a block is kept whole");
-        let record = self.sealed.record(index, bytes);
-        if self.records(index, 1)? == [record] {
+    pub fn write(&self, first: u32, blocks: &[&[u8]], way: Way) -> io::Result<u64> {
+        let records: Vec<u64> =
+            (first..).zip(blocks).map(|(index, bytes)| self.sealed.record(index, bytes)).collect();
+        if self.records(first, blocks.len() as u32)? == records {
             return Ok(0);
         }
-        self.data.write_all_at(bytes, u64::from(index) * BLOCK_BYTES)?;
-        self.index.write_all_at(&record.to_le_bytes(), record_offset(index))?;
-        Ok(bytes.len() as u64)
+        let offset = u64::from(first) * BLOCK_BYTES;
+        match way {
+            Way::Past => self.direct.write_all(&self.data, blocks, offset)?,
+            Way::Through => write_all_at(&self.data, blocks, offset)?,
+        }
+        let records: Vec<u8> = records.into_iter().flat_map(u64::to_le_bytes).collect();
+        self.index.write_all_at(&records, record_offset(first))?;
+        Ok(blocks.iter().map(|bytes| bytes.len() as u64).sum())
     }
 }
 
@@ -274,7 +296,7 @@ mod tests {
         let objects = tempfile::tempdir().unwrap();
         let sealed = example("a", 7);
         let entry = Entry::open_or_create(objects.path(), &sealed).unwrap().unwrap();
-        entry.write(0, b"content").unwrap();
+        entry.write(0, &[b"content"], Way::Past).unwrap();
         drop(entry);
         std::fs::remove_file(Files::of(objects.path(), sealed.name()).data).unwrap();
         assert!(matches!(Entry::open(objects.path(), &sealed).unwrap(), Opened::Absent));

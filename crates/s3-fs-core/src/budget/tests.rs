@@ -32,6 +32,19 @@ fn buffers_are_reused_and_never_exceed_the_limit() {
 }
 
 #[test]
+fn full_buffers_begin_where_a_disk_takes_them_also_when_they_are_used_again() {
+    let budget = Budget::new(2 * u64::from(FULL) * 4096);
+    for round in 0..3 {
+        let mut promise = budget.try_reserve(FULL, 0).expect("it was given back");
+        let mut buffer = promise.buffer(BUFFER_BYTES);
+        buffer.fill(&vec![round; BUFFER_BYTES]);
+        assert!(buffer.bytes().as_ptr().addr().is_multiple_of(4096), "{round}");
+        assert!(buffer.bytes() == vec![round; BUFFER_BYTES], "{round}");
+    }
+    assert_eq!(budget.in_use_bytes(), u64::from(FULL) * 4096);
+}
+
+#[test]
 fn odd_sizes_take_the_place_of_idle_buffers() {
     let limit = 2 * u64::from(FULL) * 4096;
     let budget = Budget::new(limit);

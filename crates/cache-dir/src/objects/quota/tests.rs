@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::objects::format::{BLOCK_BYTES, example};
-use crate::objects::{Entry, list};
+use crate::objects::{Entry, Way, list};
 
 const MIB: u64 = 1 << 20;
 
@@ -21,7 +21,7 @@ fn cache() -> TempDir {
 fn keep(root: &Path, key: &str) {
     let sealed = example(key, BLOCK_BYTES);
     let entry = Entry::open_or_create(&root.join("objects"), &sealed).unwrap().unwrap();
-    entry.write(0, &[7; BLOCK_BYTES as usize]).unwrap();
+    entry.write(0, &[&[7; BLOCK_BYTES as usize]], Way::Through).unwrap();
 }
 
 /// What the cache takes of the disk.

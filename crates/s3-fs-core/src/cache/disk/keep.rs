@@ -1,4 +1,7 @@
 //! Blocks on their way to the disk: a short queue, emptied by one thread at a time.
+//!
+//! Blocks come as the network brings them, a few of each of many requests in turn; what waits is put into the order of the file, and
+//! neighbours are one write.
 
 use std::collections::VecDeque;
 use std::io;
@@ -6,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
-use sluicefs_cache_dir::objects::{Entry, Sealed};
+use sluicefs_cache_dir::objects::{Entry, Sealed, Way};
 use sluicefs_s3_client::ETag;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -19,6 +22,12 @@ const PAGE_BYTES: u64 = 4096;
 
 /// What an entry takes beside its index and its blocks: a page of extents, and one for a directory that is made for it.
 const ENTRY_BYTES: u64 = 2 * PAGE_BYTES;
+
+/// What is taken from the queue at a time has one of so many shares of it, so that the rest has room for what comes meanwhile.
+const BATCH_SHARE: u64 = 4;
+
+/// The most blocks in one write: 2 MiB, beyond which disks become no faster.
+const RUN_BLOCKS: usize = 16;
 
 /// The blocks that wait.
 #[derive(Debug)]
@@ -60,18 +69,36 @@ impl Queue {
         }
     }
 
-    fn next(&self) -> Option<Job> {
+    /// What waits longest, in the order of files, and how it should be written; empty when nothing waits.
+    fn next(&self) -> (Vec<Job>, Way) {
         let mut waiting = self.waiting.lock();
-        let job = waiting.jobs.pop_front();
-        match &job {
-            Some(job) => waiting.bytes -= job.block.bytes().len() as u64,
-            None => {
-                waiting.is_written = false;
-                self.emptied.notify_waiters();
-            }
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while bytes < self.limit_bytes / BATCH_SHARE
+            && let Some(job) = waiting.jobs.pop_front()
+        {
+            bytes += job.block.bytes().len() as u64;
+            batch.push(job);
         }
-        job
+        // With a limit below four bytes, nothing ever waits.
+        if batch.is_empty() {
+            waiting.is_written = false;
+            self.emptied.notify_waiters();
+        }
+        batch.sort_unstable_by_key(|job| (Arc::as_ptr(&job.object).addr(), job.index));
+        // A disk that does not keep up may do so later, from the kernel's memory.
+        let way = if waiting.bytes > self.limit_bytes / 2 { Way::Through } else { Way::Past };
+        (batch, way)
     }
+
+    fn written(&self, bytes: u64) {
+        self.waiting.lock().bytes -= bytes;
+    }
+}
+
+/// `jobs`, in the order of files, as runs of neighbours.
+fn runs(jobs: &[Job]) -> impl Iterator<Item = &[Job]> {
+    let runs = jobs.chunk_by(|a, b| Arc::ptr_eq(&a.object, &b.object) && a.index + 1 == b.index);
+    runs.flat_map(|run| run.chunks(RUN_BLOCKS))
 }
 
 impl DiskObject {
@@ -96,7 +123,8 @@ impl DiskObject {
         }
     }
 
-    pub(super) fn write(&self, sealed: &Sealed, index: u32, bytes: &[u8]) -> io::Result<bool> {
+    /// Writes the blocks from `first` on; false if there is no room for them.
+    pub(super) fn write(&self, sealed: &Sealed, first: u32, blocks: &[&[u8]], way: Way) -> io::Result<bool> {
         let cache = &*self.cache;
         let known = self.entry.lock().clone();
         let open = match known {
@@ -111,9 +139,9 @@ impl DiskObject {
                 open
             }
         };
-        let cost = (bytes.len() as u64).next_multiple_of(PAGE_BYTES);
-        let Some(_room) = cache.take_room(cost)? else { return Ok(false) };
-        let written = open.entry.write(index, bytes)?;
+        let cost = |bytes: &&[u8]| (bytes.len() as u64).next_multiple_of(PAGE_BYTES);
+        let Some(_room) = cache.take_room(blocks.iter().map(cost).sum())? else { return Ok(false) };
+        let written = open.entry.write(first, blocks, way)?;
         cache.counters.written_bytes.fetch_add(written, Ordering::Relaxed);
         Ok(true)
     }
@@ -126,19 +154,31 @@ fn is_full(error: &io::Error) -> bool {
 
 impl DiskCache {
     fn empty_queue(&self) {
-        while let Some(Job { object, index, block }) = self.queue.next() {
-            let sealed = object.sealed.get().and_then(Option::as_ref).expect("what waits has a name");
-            let written = object.write(sealed, index, block.bytes());
-            let is_kept = written.unwrap_or_else(|error| {
-                self.failed(Trouble::Writing, &object.key, &error);
-                if is_full(&error) {
-                    *self.full_until.lock() = Some(Instant::now() + FULL_FOR);
-                }
-                false
-            });
-            if !is_kept {
-                self.counters.left_out_blocks.fetch_add(1, Ordering::Relaxed);
+        loop {
+            let (batch, way) = self.queue.next();
+            if batch.is_empty() {
+                return;
             }
+            for run in runs(&batch) {
+                self.write_run(run, way);
+            }
+            self.queue.written(batch.iter().map(|job| job.block.bytes().len() as u64).sum());
+        }
+    }
+
+    fn write_run(&self, run: &[Job], way: Way) {
+        let Job { object, index, .. } = &run[0];
+        let sealed = object.sealed.get().and_then(Option::as_ref).expect("what waits has a name");
+        let blocks: Vec<&[u8]> = run.iter().map(|job| job.block.bytes()).collect();
+        let is_kept = object.write(sealed, *index, &blocks, way).unwrap_or_else(|error| {
+            self.failed(Trouble::Writing, &object.key, &error);
+            if is_full(&error) {
+                *self.full_until.lock() = Some(Instant::now() + FULL_FOR);
+            }
+            false
+        });
+        if !is_kept {
+            self.counters.left_out_blocks.fetch_add(run.len() as u64, Ordering::Relaxed);
         }
     }
 }

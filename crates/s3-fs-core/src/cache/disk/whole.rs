@@ -5,7 +5,7 @@
 use std::io;
 use std::ops::Range;
 
-use sluicefs_cache_dir::objects::{Entry, verify_blocks};
+use sluicefs_cache_dir::objects::{Entry, Way, verify_blocks};
 use sluicefs_s3_client::{ByteRange, ETag};
 
 use super::DiskObject;
@@ -34,9 +34,9 @@ impl DiskObject {
         open.map_or(Ok(0), |open| Ok(verify_blocks(&open.entry)?.right_bytes))
     }
 
-    /// Writes block `index` now; false if there is no room for it.
-    pub(crate) fn keep_now(&self, etag: &ETag, index: u32, bytes: &[u8]) -> io::Result<bool> {
-        self.sealed(Some(etag)).map_or(Ok(false), |sealed| self.write(sealed, index, bytes))
+    /// Writes the blocks from `first` on now; false if there is no room for them.
+    pub(crate) fn keep_now(&self, etag: &ETag, first: u32, blocks: &[&[u8]]) -> io::Result<bool> {
+        self.sealed(Some(etag)).map_or(Ok(false), |sealed| self.write(sealed, first, blocks, Way::Through))
     }
 
     /// Removes the object from the disk; false if somebody has it open.

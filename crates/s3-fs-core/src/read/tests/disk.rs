@@ -70,6 +70,20 @@ async fn what_was_read_once_is_not_asked_for_by_the_next_mount() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn blocks_reach_the_disk_in_whatever_order_they_come() {
+    let dir = TempDir::new().unwrap();
+    let size = 4 * MIB + 77;
+    let first = mount(dir.path(), size);
+    for start in (0..=size / (128 * KIB)).rev().map(|block| block * 128 * KIB) {
+        first.check(start, (start + 128 * KIB).min(size)).await;
+    }
+    assert_eq!(first.kept().await.written_bytes, size);
+    let second = mount(dir.path(), size);
+    second.check_all().await;
+    assert_eq!((second.bucket.gets(), second.kept().await.read_bytes), (0, size));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_missing_between_comes_from_the_store_alone() {
     let dir = TempDir::new().unwrap();
     let size = 8 * MIB;
