@@ -26,12 +26,21 @@ use crate::state::Directory;
 pub(crate) use ask::{Answer, Asked, ask_all, ask_one};
 pub(crate) use wanted::Wanted;
 
+// What can be asked.
+
+/// How a mount is.
+pub(crate) const STATUS: &str = "status";
+/// That it asks the store anew for all that it knows.
+pub(crate) const REFRESH: &str = "refresh";
+/// That it brings objects into its cache, looks for them there, or removes them.
+pub(crate) const WARM: &str = "warm";
+
 /// How the name of the file ends that describes a mount.
 const MOUNT: &str = ".mount";
 /// How the name of its socket ends.
 const SOCKET: &str = ".sock";
-/// A question is far shorter.
-const MAX_QUESTION_BYTES: u64 = 4096;
+/// A question is shorter, also with a list of a hundred thousand keys.
+const MAX_QUESTION_BYTES: u64 = 64 << 20;
 /// So many are answered at once.
 const MAX_CONNECTIONS: usize = 32;
 /// Who takes longer to ask, or to take in a line, is not listened to.

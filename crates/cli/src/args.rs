@@ -22,7 +22,7 @@ pub(crate) use mount::{
 };
 pub(crate) use objects::{RmArgs, UploadsAbortArgs, UploadsArgs, UploadsCommand, UploadsListArgs};
 pub(crate) use values::TtlArg;
-pub(crate) use warm::WarmArgs;
+pub(crate) use warm::{REQUESTS, WarmArgs};
 pub(crate) use writing::{ChecksumArg, ExclArg, OnConflictArg, SseArg, WriteBackArg, WritingArgs};
 
 /// Mounts an S3 bucket as a file system.
@@ -110,7 +110,8 @@ Examples:
     sluicefs warm --cache /var/cache/models s3://my-bucket/llama/
     sluicefs warm --cache /var/cache/models --include '*.safetensors' s3://my-bucket/llama/
     sluicefs warm --cache /var/cache/models --check s3://my-bucket/llama/
-    sluicefs mount --cache /var/cache/models s3://my-bucket/llama/ /mnt/llama";
+    sluicefs mount --cache /var/cache/models s3://my-bucket/llama/ /mnt/llama
+    sluicefs warm /mnt/llama";
 
 /// What to unmount.
 #[derive(Debug, Args)]
@@ -129,6 +130,10 @@ pub(crate) struct StatusArgs {
     /// The directory that the bucket is mounted on. [default: all mounts of yours]
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) dir: Option<PathBuf>,
+    /// Say nothing, and succeed if the mount is ready: it answers, and what --warm-wait waits for has ended. Else fail with 1, and the reason. For
+    /// readiness probes.
+    #[arg(long, requires = "dir", conflicts_with = "json")]
+    pub(crate) ready: bool,
     /// Print one JSON object per mount.
     #[arg(long)]
     pub(crate) json: bool,

@@ -18,12 +18,15 @@ use tokio::time::Instant;
 
 use crate::compat::Personality;
 use crate::failure::{ExitStatus, Failure};
+use crate::note;
 
 /// How mounting went, as the child tells its parent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Report {
-    /// The mount answers.
-    Ready,
+    /// The mount answers; what it is to do before it is ready may take any time.
+    Mounted,
+    /// It is ready, though perhaps something went wrong.
+    Ready(Option<String>),
     /// It failed, and nothing is mounted.
     Failed(Failure),
 }
@@ -31,15 +34,22 @@ pub(crate) enum Report {
 impl Report {
     fn encode(&self) -> String {
         match self {
-            Self::Ready => "ready\n".to_owned(),
+            Self::Mounted => "mounted\n".to_owned(),
+            Self::Ready(None) => "ready\n".to_owned(),
+            Self::Ready(Some(wrong)) => format!("ready {}\n", Failure::failed(wrong)),
             Self::Failed(failure) => format!("failed {} {failure}\n", failure.status as u8),
         }
     }
 
     fn decode(line: &str) -> Option<Self> {
         let line = line.strip_suffix('\n')?;
-        if line == "ready" {
-            return Some(Self::Ready);
+        match line {
+            "mounted" => return Some(Self::Mounted),
+            "ready" => return Some(Self::Ready(None)),
+            _ => {}
+        }
+        if let Some(wrong) = line.strip_prefix("ready ") {
+            return Some(Self::Ready(Some(wrong.to_owned())));
         }
         let (code, message) = line.strip_prefix("failed ")?.split_once(' ')?;
         Some(Self::Failed(Failure::new(ExitStatus::from_code(code.parse().ok()?)?, message)))
@@ -61,16 +71,28 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 pub(crate) fn mount(personality: Personality, args: &[OsString], target: &Path) -> Result<(), Failure> {
     let mut child = spawn(personality, args)
         .map_err(|error| Failure::failed(format!("cannot start the process in the background: {error}")))?;
-    let pipe = child.stdout.take().expect("its standard output is a pipe");
-    match read_line(pipe, STARTUP_LIMIT) {
+    let mut reports =
+        Reports { pipe: child.stdout.take().expect("its standard output is a pipe"), text: Vec::new() };
+    let mut line = reports.next(Some(STARTUP_LIMIT));
+    if matches!(&line, Ok(Some(line)) if Report::decode(line) == Some(Report::Mounted)) {
+        // From here on it may be long, and whoever is tired of waiting may leave: the mount stays.
+        line = reports.next(None);
+    }
+    match line {
         Ok(Some(line)) => match Report::decode(&line) {
-            Some(Report::Ready) => Ok(()),
+            Some(Report::Ready(None)) => Ok(()),
+            Some(Report::Ready(Some(wrong))) => {
+                note(&format!("note: mounted, but {wrong}"));
+                Ok(())
+            }
             Some(Report::Failed(failure)) => {
                 // It is about to end; collecting it makes sure that it let go of everything.
                 wait(&mut child)?;
                 Err(failure)
             }
-            None => Err(stop(&mut child, target, "it died before the mount answered")),
+            Some(Report::Mounted) | None => {
+                Err(stop(&mut child, target, "it died before the mount was ready"))
+            }
         },
         Ok(None) => Err(stop(&mut child, target, "the mount did not answer within 30 seconds")),
         Err(error) => Err(stop(&mut child, target, &error.to_string())),
@@ -94,29 +116,42 @@ fn spawn(personality: Personality, args: &[OsString]) -> io::Result<Child> {
         .spawn()
 }
 
-/// The first line of `pipe`, or what came before its end; `None` if it takes too long.
-fn read_line(mut pipe: ChildStdout, limit: Duration) -> io::Result<Option<String>> {
-    let deadline = Instant::now() + limit;
-    let mut line = Vec::new();
-    while !line.ends_with(b"\n") {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if !wait_readable(&pipe, left)? {
-            return Ok(None);
-        }
-        let mut buffer = [0; 4096];
-        match pipe.read(&mut buffer)? {
-            0 => break,
-            n => line.extend_from_slice(&buffer[..n]),
-        }
-    }
-    Ok(Some(String::from_utf8_lossy(&line).into_owned()))
+/// What a child says, line by line.
+#[derive(Debug)]
+struct Reports {
+    pipe: ChildStdout,
+    /// What came and was not given out yet.
+    text: Vec<u8>,
 }
 
-fn wait_readable(pipe: &ChildStdout, limit: Duration) -> io::Result<bool> {
-    let timeout = Timespec::try_from(limit).map_err(io::Error::other)?;
+impl Reports {
+    /// The next line, or what came before the end; `None` if it takes longer than `limit`.
+    fn next(&mut self, limit: Option<Duration>) -> io::Result<Option<String>> {
+        let deadline = limit.map(|limit| Instant::now() + limit);
+        let end = loop {
+            if let Some(end) = self.text.iter().position(|byte| *byte == b'\n') {
+                break end + 1;
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if !wait_readable(&self.pipe, left)? {
+                return Ok(None);
+            }
+            let mut buffer = [0; 4096];
+            match self.pipe.read(&mut buffer)? {
+                0 => break self.text.len(),
+                n => self.text.extend_from_slice(&buffer[..n]),
+            }
+        };
+        let line: Vec<u8> = self.text.drain(..end).collect();
+        Ok(Some(String::from_utf8_lossy(&line).into_owned()))
+    }
+}
+
+fn wait_readable(pipe: &ChildStdout, limit: Option<Duration>) -> io::Result<bool> {
+    let timeout = limit.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
     let fd = pipe.as_fd();
     loop {
-        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)) {
+        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], timeout.as_ref()) {
             Ok(ready) => return Ok(ready > 0),
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -183,10 +218,15 @@ impl Parent {
         Ok(Self(Some(pipe.into())))
     }
 
-    /// Tells the parent how it went; the first report counts. A parent that is gone does not matter: the mount is there.
+    /// Tells the parent how it went; after the first report but [`Report::Mounted`] none counts. A parent that is gone does not matter: the
+    /// mount is there.
     pub(crate) fn report(&mut self, report: &Report) {
-        let Some(mut pipe) = self.0.take() else { return };
-        if let Err(error) = pipe.write_all(report.encode().as_bytes()) {
+        let Some(pipe) = &mut self.0 else { return };
+        let written = pipe.write_all(report.encode().as_bytes());
+        if *report != Report::Mounted {
+            self.0 = None;
+        }
+        if let Err(error) = written {
             tracing::debug!(%error, "the process that started the mount is gone");
         }
     }
@@ -215,7 +255,9 @@ mod tests {
     fn reports_survive_the_pipe_on_one_line() {
         let failed = |message: &str| Report::Failed(Failure::new(ExitStatus::Store, message));
         for (report, decoded) in [
-            (Report::Ready, Report::Ready),
+            (Report::Mounted, Report::Mounted),
+            (Report::Ready(None), Report::Ready(None)),
+            (Report::Ready(Some("a\nb".to_owned())), Report::Ready(Some("a\\nb".to_owned()))),
             (failed("no such bucket: check"), failed("no such bucket: check")),
             (failed("a\nb"), failed("a\\nb")),
         ] {

@@ -2,6 +2,7 @@
 
 mod plan;
 mod questions;
+mod warm_up;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -28,8 +29,7 @@ use crate::{note, runtime, state};
 
 use plan::{Cache, Plan};
 use questions::Questions;
-
-pub(crate) use questions::{REFRESH, STATUS};
+use warm_up::WarmUp;
 
 /// Under which name and with which arguments this process was started.
 #[derive(Debug, Clone, Copy)]
@@ -88,7 +88,7 @@ enum Logging {
 /// Threads may take so long to end with the mount; those that end take their files in the state directory with them.
 const END_GRACE: Duration = Duration::from_secs(5);
 
-fn run_until_unmounted(plan: &Plan, foreground: Foreground<'_>) -> Result<(), Failure> {
+fn run_until_unmounted(plan: &Plan, mut foreground: Foreground<'_>) -> Result<(), Failure> {
     let runtime = runtime::new()?;
     let result = runtime.block_on(async {
         let mut signals = Signals::listen()?;
@@ -103,12 +103,12 @@ fn run_until_unmounted(plan: &Plan, foreground: Foreground<'_>) -> Result<(), Fa
         };
         tracing::info!(source = %plan.source, target_path = %session.target().display(), "mounted");
         tracing::info!("{}", plan.chosen.line());
-        let announced = match foreground {
-            Foreground::Terminal => Ok(()),
-            Foreground::Child(parent, logging) => announce(parent, logging),
-        };
-        match announced {
+        match foreground.mounted() {
             Ok(()) => {
+                let warming = plan.warm_up.clone().map(|warm_up| {
+                    let fs = Arc::clone(&fs);
+                    Handle::current().spawn(async move { warm_up.run(&fs).await })
+                });
                 let sending = Arc::clone(&fs);
                 let cleaning = Handle::current().spawn(async move {
                     if let Some(cleaning) = cleaning {
@@ -116,10 +116,12 @@ fn run_until_unmounted(plan: &Plan, foreground: Foreground<'_>) -> Result<(), Fa
                     }
                     sending.send_restored();
                 });
-                let served = serve(session, &mut signals).await;
+                let served = serve_and_tell(session, &mut signals, plan.warm_up.as_deref(), foreground).await;
                 // What is not done yet is left to the next mount.
-                cleaning.abort();
-                drop(cleaning.await);
+                for task in [Some(cleaning), warming].into_iter().flatten() {
+                    task.abort();
+                    drop(task.await);
+                }
                 let saved = finish(&fs, plan.cache.as_ref()).await;
                 if let Some(answering) = answering {
                     answering.abort();
@@ -137,16 +139,57 @@ fn run_until_unmounted(plan: &Plan, foreground: Foreground<'_>) -> Result<(), Fa
     result
 }
 
-/// Tells the parent that the mount answers, when nothing of the parent's is held any more.
-fn announce(parent: &mut Parent, logging: Logging) -> Result<(), Failure> {
-    if logging == Logging::Lost {
-        note(
-            "note: there is no system log here, so the mount logs nothing; --log-directory would keep a log",
-        );
+impl Foreground<'_> {
+    /// The mount answers: nothing of the parent's is held any more after this, and it has the time that a warm-up takes.
+    fn mounted(&mut self) -> Result<(), Failure> {
+        let Self::Child(parent, logging) = self else { return Ok(()) };
+        if *logging == Logging::Lost {
+            note(
+                "note: there is no system log here, so the mount logs nothing; --log-directory would keep a log",
+            );
+        }
+        background::detach()?;
+        parent.report(&Report::Mounted);
+        Ok(())
     }
-    background::detach()?;
-    parent.report(&Report::Ready);
-    Ok(())
+
+    /// The mount is ready; `failed` says what went wrong on the way.
+    fn ready(&mut self, failed: Option<String>) {
+        match self {
+            Self::Child(parent, _) => parent.report(&Report::Ready(failed)),
+            // Does nothing unless systemd asked for it.
+            Self::Terminal => {
+                if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+                    tracing::warn!(%error, "systemd cannot be told that the mount is ready");
+                }
+            }
+        }
+    }
+}
+
+/// Serves the mount, and tells meanwhile when it is ready.
+async fn serve_and_tell(
+    session: MountedSession,
+    signals: &mut Signals,
+    warm_up: Option<&WarmUp>,
+    mut foreground: Foreground<'_>,
+) -> Result<(), Failure> {
+    let mut served = std::pin::pin!(serve(session, signals));
+    let ready = async {
+        match warm_up {
+            Some(warm_up) => warm_up.ready().await,
+            None => None,
+        }
+    };
+    tokio::select! {
+        biased;
+        failed = ready => foreground.ready(failed),
+        served = &mut served => {
+            // Who waits for it hears that it was in vain.
+            return served.and(Err(Failure::failed("it was unmounted before its warm-up had ended")));
+        }
+    }
+    served.await
 }
 
 /// What is there before anything is mounted.
@@ -173,9 +216,11 @@ async fn answer_questions(
         preset: plan.chosen.as_json(),
     };
     match AdminSocket::bind(state, &snapshots.source, mount_point).await {
-        Ok(socket) => {
-            Some(Handle::current().spawn(socket.serve(Questions { fs: Arc::clone(fs), snapshots })))
-        }
+        Ok(socket) => Some(Handle::current().spawn(socket.serve(Questions::new(
+            Arc::clone(fs),
+            snapshots,
+            plan.warm_up.clone(),
+        )))),
         Err(error) => {
             tracing::warn!(%error, "`sluicefs status` does not find this mount: its socket cannot be made");
             None

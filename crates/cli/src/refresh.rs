@@ -2,11 +2,10 @@
 
 use serde_json::json;
 
-use crate::admin::ask_one;
+use crate::admin::{REFRESH, ask_one};
 use crate::args::RefreshArgs;
 use crate::failure::Failure;
 use crate::logging::Audience;
-use crate::mount::REFRESH;
 use crate::state::Choice;
 use crate::{note, runtime, say, start_log};
 

@@ -4,11 +4,10 @@ mod text;
 
 use serde_json::{Value, json};
 
-use crate::admin::{Answer, Asked, Wanted, ask_all};
+use crate::admin::{Answer, Asked, STATUS, Wanted, ask_all};
 use crate::args::StatusArgs;
 use crate::failure::{ExitStatus, Failure};
 use crate::logging::Audience;
-use crate::mount::STATUS;
 use crate::state::Choice;
 use crate::{note, runtime, say, start_log};
 
@@ -28,6 +27,9 @@ pub(crate) fn run(args: &StatusArgs) -> Result<(), Failure> {
             .map_err(|error| Failure::failed(format!("the state directory cannot be read: {error}")))?,
         None => Vec::new(),
     };
+    if args.ready {
+        return ready(mounts.first(), wanted.as_ref());
+    }
     mounts.sort_by(|one, other| one.mount.mount_point.cmp(&other.mount.mount_point));
     for asked in &mounts {
         show(asked, args.json)?;
@@ -40,6 +42,22 @@ pub(crate) fn run(args: &StatusArgs) -> Result<(), Failure> {
         }
         (_, mounts) => all_well(mounts),
     }
+}
+
+/// Whether the mount that was named can be used.
+fn ready(asked: Option<&Asked>, wanted: Option<&Wanted>) -> Result<(), Failure> {
+    let why = match asked {
+        None => wanted.map(|wanted| wanted.absent().message),
+        Some(asked) => match &asked.answer {
+            Answer::Said(mount) if mount["ready"] == true => return Ok(()),
+            Answer::Said(mount) => {
+                let at = asked.mount.mount_point.display();
+                Some(format!("the mount at {at} is not ready: {}", text::warm_up(&mount["warm_up"])))
+            }
+            Answer::Dead | Answer::Silent(_) => asked.what_is_wrong(),
+        },
+    };
+    Err(Failure::failed(why.unwrap_or_default()))
 }
 
 fn show(asked: &Asked, as_json: bool) -> Result<(), Failure> {

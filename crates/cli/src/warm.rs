@@ -1,34 +1,41 @@
 //! `sluicefs warm`: brings objects into the cache on disk before a mount reads them, tells whether they are there, or removes them.
 //!
-//! Each object is looked up in the cache first, and only what is absent is fetched, so that a warm-up which was interrupted goes on where
-//! it was. At the end all of it is looked up again: a cache that is too small has evicted some.
+//! For a directory of a bucket it does that itself; for one that is mounted it asks the mount, which knows the bucket, the cache, and which
+//! versions it pins.
+
+mod chosen;
+mod job;
 
 use std::io::Read;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::stream::{self, StreamExt};
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::json;
-use sluicefs_core::{DiskCacheConfig, ReadConfig, WarmConfig, WarmError, Warmer};
+use serde_json::{Value, json};
+use sluicefs_core::{ReadConfig, WarmConfig, Warmer};
+use sluicefs_s3_client::BucketUrl;
 use sluicefs_s3_client::config::WriteConfig;
-use sluicefs_s3_client::{Bucket, BucketUrl, ErrorKind, KeyPrefix, ListRequest, ListedObject, ObjectKey};
 
-use crate::args::WarmArgs;
+use crate::admin::{WARM, ask_one};
+use crate::args::{StoreArgs, WarmArgs};
 use crate::failure::Failure;
 use crate::logging::Audience;
 use crate::settings::{absolute, disk_cache};
 use crate::signals::Signals;
+use crate::state::Choice;
 use crate::store::Source;
 use crate::{note, open_files, runtime, say, start_log};
 
-/// So many objects are looked at or fetched at a time: small ones need many to fill the requests.
-const OBJECTS_AT_ONCE: usize = 64;
+pub(crate) use chosen::Chosen;
+pub(crate) use job::{Job, Task};
 
-/// How often progress is printed as JSON.
-const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+/// How often progress is told.
+pub(crate) const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+
+/// How a warm-up fetches, with so many requests at a time.
+pub(crate) fn config(requests: u16) -> WarmConfig {
+    WarmConfig { requests: usize::from(requests), part_size_bytes: ReadConfig::default().part_size_bytes }
+}
 
 /// Does what was asked.
 ///
@@ -36,126 +43,91 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 /// If the options make no sense, nothing is there, the bucket or the cache cannot be used, or an object is not in the cache at the end.
 pub(crate) fn run(args: &WarmArgs) -> Result<(), Failure> {
     start_log(&args.logs, Audience::Narrated)?;
-    let chosen = Chosen::new(args)?;
-    let source = Source::new(&args.url, &args.store, WriteConfig::default())?;
-    let limit_bytes = args.max_cache_size.unwrap_or(u64::MAX);
-    let cache = disk_cache(absolute(&args.cache)?, limit_bytes, open_files::raise());
-    runtime::new()?.block_on(async {
+    let task = match (args.check, args.evict) {
+        (true, _) => Task::Check,
+        (false, true) => Task::Evict,
+        (false, false) => Task::Fetch,
+    };
+    let list = args.from_list.as_deref().map(read_list).transpose()?;
+    let shown = Shown::new(task, args.json);
+    let outcome = runtime::new()?.block_on(async {
         let mut signals = Signals::listen()?;
+        let work = async {
+            match is_path(&args.place) {
+                true => by_mount(args, task, list.as_deref(), &shown).await,
+                false => of_bucket(args, task, list.as_deref(), &shown).await,
+            }
+        };
         tokio::select! {
-            done = work(args, &chosen, &source, &cache) => done,
+            done = work => done,
             signal = signals.next() => Err(Failure::failed(format!(
                 "stopped by {signal}; what was fetched stays in the cache, and the same command goes on from there"
             ))),
         }
-    })
+    });
+    shown.bar.finish_and_clear();
+    let outcome = outcome?;
+    let (text, verdict) = conclusion(task, &outcome);
+    say(&if args.json { outcome.to_string() } else { text })?;
+    verdict
 }
 
-async fn work(
-    args: &WarmArgs,
-    chosen: &Chosen,
-    source: &Source,
-    cache: &DiskCacheConfig,
-) -> Result<(), Failure> {
-    let bucket = source.open().await?;
-    let objects = chosen.objects(&*bucket).await?;
-    if objects.is_empty() {
-        return Err(Failure::failed(format!("there is nothing at {} that was asked for", args.url)));
-    }
-    let config = WarmConfig {
-        requests: usize::from(args.concurrency),
-        part_size_bytes: ReadConfig::default().part_size_bytes,
+/// Whether a mount is meant: no URL and no name of a bucket begins so.
+fn is_path(place: &str) -> bool {
+    matches!(place, "." | "..") || ["/", "./", "../"].iter().any(|begin| place.starts_with(begin))
+}
+
+async fn of_bucket(args: &WarmArgs, task: Task, list: Option<&str>, shown: &Shown) -> Result<Value, Failure> {
+    let Some(cache) = &args.cache else {
+        return Err(Failure::usage(
+            "name the directory that mounts of the bucket are given as --cache, or the directory that it is mounted on instead of the bucket",
+        ));
     };
-    let warmer =
-        Warmer::open(bucket, cache, config).map_err(|error| Failure::usage(format!("--cache: {error}")))?;
-    let work = Work { warmer, objects, json: args.json, tally: Tally::default() };
-    if args.evict {
-        return work.evict().await;
-    }
-    if !args.check {
-        work.fetch().await?;
-    }
-    work.check(args.check).await
-}
-
-/// Which objects are meant.
-#[derive(Debug)]
-struct Chosen {
-    prefix: KeyPrefix,
-    /// The object of this key, if it is there, and not only what is below it.
-    namesake: Option<ObjectKey>,
-    include: Option<GlobSet>,
-    list: Option<Vec<ObjectKey>>,
-}
-
-impl Chosen {
-    fn new(args: &WarmArgs) -> Result<Self, Failure> {
-        let usage = |error: &dyn std::fmt::Display| Failure::usage(error.to_string());
-        let prefix = BucketUrl::parse(&args.url).map_err(|error| usage(&error))?.prefix;
-        let namesake = prefix.as_str().strip_suffix('/').filter(|_| !args.url.ends_with('/'));
-        let namesake = namesake.map(ObjectKey::new).transpose().map_err(|error| usage(&error))?;
-        let include = (!args.include.is_empty()).then(|| globs(&args.include)).transpose()?;
-        let list = args.from_list.as_deref().map(read_list).transpose()?;
-        let keys = |text: String| keys_of(&text, &prefix);
-        let list = list.map(keys).transpose()?;
-        Ok(Self { prefix, namesake, include, list })
-    }
-
-    fn includes(&self, key: &ObjectKey) -> bool {
-        let below = key.as_str().strip_prefix(self.prefix.as_str()).unwrap_or(key.as_str());
-        self.include.as_ref().is_none_or(|globs| globs.is_match(below))
-    }
-
-    async fn objects(&self, bucket: &dyn Bucket) -> Result<Vec<ListedObject>, Failure> {
-        if let Some(keys) = &self.list {
-            let keys = keys.iter().filter(|key| self.includes(key));
-            let heads = stream::iter(keys).map(|key| head(bucket, key)).buffered(OBJECTS_AT_ONCE);
-            let heads: Vec<_> = heads.collect().await;
-            let found = heads.into_iter().map(|head| {
-                let (key, head) = head?;
-                head.ok_or_else(|| {
-                    Failure::failed(format!("there is no object {}/{key}", bucket.identity().name))
-                })
-            });
-            return found.collect();
-        }
-        let mut objects = Vec::new();
-        if let Some(key) = &self.namesake {
-            objects.extend(head(bucket, key).await?.1);
-        }
-        let mut request = ListRequest { delimiter: false, ..ListRequest::directory(self.prefix.clone()) };
-        loop {
-            let page = bucket.list(request.clone()).await.map_err(|error| Failure::store(&error))?;
-            objects.extend(page.objects.into_iter().filter(|object| self.includes(&object.key)));
-            match page.next {
-                Some(next) => request.continuation = Some(next),
-                None => return Ok(objects),
+    let source = Source::new(&args.place, &args.store, WriteConfig::default())?;
+    let prefix = BucketUrl::parse(&args.place).map_err(|error| Failure::usage(error.to_string()))?.prefix;
+    let chosen = Chosen::new((prefix, args.place.ends_with('/')), &args.include, list)?;
+    let limit_bytes = args.max_cache_size.unwrap_or(u64::MAX);
+    let cache = disk_cache(absolute(cache)?, limit_bytes, open_files::raise());
+    let warmer = Warmer::open(source.open().await?, &cache, config(args.concurrency))
+        .map_err(|error| Failure::usage(format!("--cache: {error}")))?;
+    let job = Job::new(warmer, &chosen).await?;
+    let mut work = std::pin::pin!(job.run(task));
+    let mut ticks = tokio::time::interval(PROGRESS_EVERY);
+    let outcome = loop {
+        tokio::select! {
+            outcome = &mut work => break outcome,
+            _ = ticks.tick() => {
+                job.failures().iter().for_each(|failure| shown.failure(failure));
+                shown.progress(&job.progress());
             }
         }
-    }
+    };
+    job.failures().iter().for_each(|failure| shown.failure(failure));
+    shown.progress(&job.progress());
+    outcome
 }
 
-/// What the store says of an object; `None` if there is none.
-async fn head<'a>(
-    bucket: &dyn Bucket,
-    key: &'a ObjectKey,
-) -> Result<(&'a ObjectKey, Option<ListedObject>), Failure> {
-    match bucket.head(key).await {
-        Ok(head) => Ok((key, Some(ListedObject { key: key.clone(), meta: head.meta }))),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok((key, None)),
-        Err(error) => Err(Failure::store(&error)),
+async fn by_mount(args: &WarmArgs, task: Task, list: Option<&str>, shown: &Shown) -> Result<Value, Failure> {
+    if args.cache.is_some() || args.max_cache_size.is_some() || args.store != StoreArgs::default() {
+        return Err(Failure::usage(
+            "a mount knows its bucket and its cache: leave out --cache, --max-cache-size and what is about the bucket and credentials",
+        ));
     }
-}
-
-fn globs(patterns: &[String]) -> Result<GlobSet, Failure> {
-    let usage = |error: globset::Error| Failure::usage(format!("--include: {error}"));
-    let mut set = GlobSetBuilder::new();
-    for pattern in patterns {
-        // As in a shell: a star stays within one directory, two do not; a pattern without a slash is of names in any directory.
-        let anywhere = if pattern.contains('/') { pattern.clone() } else { format!("**/{pattern}") };
-        set.add(GlobBuilder::new(&anywhere).literal_separator(true).build().map_err(usage)?);
-    }
-    set.build().map_err(usage)
+    let choice = Choice::new(args.state_dir.as_deref())?;
+    // A slash at the end says that a directory is meant, and is no part of a path.
+    let (dir, is_directory) = (Path::new(&args.place), args.place.ends_with('/'));
+    let question = |below: &Path| {
+        json!({
+            "ask": WARM, "task": task.word(), "below": below.to_string_lossy(), "is_directory": is_directory,
+            "include": args.include, "list": list, "concurrency": args.concurrency,
+        })
+    };
+    let on_progress = |line: &Value| match line["failed_key"].is_string() {
+        true => shown.failure(line),
+        false => shown.progress(line),
+    };
+    let (_, outcome) = ask_one(&choice, dir, |found| question(&found.below), on_progress).await?;
+    Ok(outcome)
 }
 
 fn read_list(path: &Path) -> Result<String, Failure> {
@@ -167,161 +139,73 @@ fn read_list(path: &Path) -> Result<String, Failure> {
     read.map_err(|error| Failure::failed(format!("--from-list: cannot read {}: {error}", path.display())))
 }
 
-/// The keys in a list, one in each line; empty lines count for nothing.
-fn keys_of(text: &str, prefix: &KeyPrefix) -> Result<Vec<ObjectKey>, Failure> {
-    let key = |line: &str| {
-        ObjectKey::new(format!("{}{line}", prefix.as_str()))
-            .map_err(|error| Failure::usage(format!("--from-list: {error}")))
-    };
-    text.lines().filter(|line| !line.is_empty()).map(key).collect()
-}
-
-/// What became of the bytes and objects.
-#[derive(Debug, Default)]
-struct Tally {
-    fetched_bytes: AtomicU64,
-    present_bytes: AtomicU64,
-    failed: AtomicU64,
-}
-
-/// What is to be done with which objects.
+/// How far it is, on the terminal or as JSON.
 #[derive(Debug)]
-struct Work {
-    warmer: Warmer,
-    objects: Vec<ListedObject>,
-    json: bool,
-    tally: Tally,
+struct Shown {
+    /// It draws itself on terminals alone.
+    bar: ProgressBar,
+    task: Task,
+    as_json: bool,
 }
 
-impl Work {
-    fn total_bytes(&self) -> u64 {
-        self.objects.iter().map(|object| object.meta.size).sum()
-    }
-
-    async fn fetch(&self) -> Result<(), Failure> {
+impl Shown {
+    fn new(task: Task, as_json: bool) -> Self {
         let style =
             ProgressStyle::with_template("{bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left")
                 .expect("the template is right");
-        // It draws itself on terminals alone.
-        let bar = if self.json { ProgressBar::hidden() } else { ProgressBar::new(self.total_bytes()) };
-        let bar = bar.with_style(style);
-        let each = stream::iter(&self.objects).for_each_concurrent(OBJECTS_AT_ONCE, |object| {
-            let bar = &bar;
-            async move {
-                if let Err(error) = self.fetch_one(object, bar).await {
-                    self.tally.failed.fetch_add(1, Ordering::Relaxed);
-                    bar.suspend(|| note(&format!("not in the cache: {}: {error}", object.key)));
-                }
-            }
-        });
-        let mut each = std::pin::pin!(each);
-        let mut ticks = tokio::time::interval(PROGRESS_EVERY);
-        loop {
-            tokio::select! {
-                () = &mut each => break,
-                _ = ticks.tick(), if self.json => self.say_progress()?,
-            }
-        }
-        bar.finish_and_clear();
-        Ok(())
+        let bar = if as_json { ProgressBar::hidden() } else { ProgressBar::new(0) };
+        Self { bar: bar.with_style(style), task, as_json }
     }
 
-    async fn fetch_one(&self, object: &ListedObject, bar: &ProgressBar) -> Result<(), WarmError> {
-        let cold = self.warmer.look(&object.key, &object.meta).await?;
-        let present = object.meta.size - cold.absent_bytes();
-        self.tally.present_bytes.fetch_add(present, Ordering::Relaxed);
-        bar.inc(present);
-        let on_disk = |bytes| {
-            self.tally.fetched_bytes.fetch_add(bytes, Ordering::Relaxed);
-            bar.inc(bytes);
+    fn progress(&self, progress: &Value) {
+        if self.task != Task::Fetch {
+            return;
+        }
+        if self.as_json {
+            // Who does not read it any more does not keep the rest from the cache.
+            drop(say(&progress.to_string()));
+        }
+        let bytes = |name: &str| progress[name].as_u64().unwrap_or_default();
+        self.bar.set_length(bytes("total_bytes"));
+        self.bar.set_position(bytes("fetched_bytes") + bytes("present_bytes"));
+    }
+
+    fn failure(&self, failure: &Value) {
+        let part = |name: &str| failure[name].as_str().unwrap_or("?");
+        self.bar.suspend(|| note(&format!("not in the cache: {}: {}", part("failed_key"), part("reason"))));
+    }
+}
+
+/// The outcome of a warm-up in words, and whether it is what was asked for.
+pub(crate) fn conclusion(task: Task, outcome: &Value) -> (String, Result<(), Failure>) {
+    let number = |name: &str| outcome[name].as_u64().unwrap_or_default();
+    if task == Task::Evict {
+        let stay = match number("in_use") {
+            0 => String::new(),
+            n => format!("; {n} objects stay: mounts have them open"),
         };
-        self.warmer.fetch(&cold, &on_disk).await
+        return (format!("{} objects are not in the cache any more{stay}", number("removed")), Ok(()));
     }
-
-    fn say_progress(&self) -> Result<(), Failure> {
-        let done = &self.tally;
-        say(&json!({
-            "fetched_bytes": done.fetched_bytes.load(Ordering::Relaxed),
-            "present_bytes": done.present_bytes.load(Ordering::Relaxed),
-            "total_bytes": self.total_bytes(),
-        })
-        .to_string())
+    let (objects, incomplete, total) =
+        (number("objects"), number("incomplete_objects"), number("total_bytes"));
+    let text = format!(
+        "{} of {objects} objects are in the cache, {} of {total} bytes; {} bytes were fetched",
+        objects.saturating_sub(incomplete),
+        total.saturating_sub(number("missing_bytes")),
+        number("fetched_bytes"),
+    );
+    if incomplete == 0 {
+        return (text, Ok(()));
     }
-
-    /// Whether all of it is there; with `thorough`, whether each block is right, too.
-    async fn check(&self, thorough: bool) -> Result<(), Failure> {
-        let looked = stream::iter(&self.objects).map(|object| self.missing_bytes(object, thorough));
-        let missing: Vec<Option<u64>> = looked.buffered(OBJECTS_AT_ONCE).collect().await;
-        let incomplete = missing.iter().filter(|missing| **missing != Some(0)).count();
-        let missing_bytes: u64 = missing.iter().flatten().sum();
-        let (objects, total_bytes) = (self.objects.len(), self.total_bytes());
-        let fetched_bytes = self.tally.fetched_bytes.load(Ordering::Relaxed);
-        let told = json!({
-            "objects": objects, "incomplete_objects": incomplete, "total_bytes": total_bytes,
-            "fetched_bytes": fetched_bytes, "missing_bytes": missing_bytes,
-        });
-        say(&if self.json {
-            told.to_string()
-        } else {
-            format!(
-                "{} of {objects} objects are in the cache, {} of {total_bytes} bytes; {fetched_bytes} bytes were fetched",
-                objects - incomplete,
-                total_bytes.saturating_sub(missing_bytes),
-            )
-        })?;
-        if incomplete == 0 {
-            return Ok(());
+    let remedy = match (task, number("failed_objects")) {
+        (Task::Check, _) => "run it without --check to fetch them",
+        (_, 0) => {
+            "the cache is too small, and what came first was removed again; give it more room, or ask for less"
         }
-        let failed = self.tally.failed.load(Ordering::Relaxed);
-        let remedy = match (thorough, failed) {
-            (true, _) => "run it without --check to fetch them",
-            (false, 0) => {
-                "the cache is too small, and what came first was removed again; give it more room, or ask for less"
-            }
-            (false, _) => "see above",
-        };
-        Err(Failure::failed(format!(
-            "{incomplete} of {objects} objects are not in the cache as a whole: {remedy}"
-        )))
-    }
-
-    /// How much of an object is missing or damaged; `None` if that cannot be told.
-    async fn missing_bytes(&self, object: &ListedObject, thorough: bool) -> Option<u64> {
-        let look = async {
-            let cold = self.warmer.look(&object.key, &object.meta).await?;
-            let right = if thorough {
-                self.warmer.verify(&cold).await?
-            } else {
-                object.meta.size - cold.absent_bytes()
-            };
-            Ok::<_, WarmError>(object.meta.size - right)
-        };
-        match look.await {
-            Ok(missing) => Some(missing),
-            Err(error) => {
-                tracing::info!(key = %object.key, %error, "nobody can tell what of it is in the cache");
-                None
-            }
-        }
-    }
-
-    async fn evict(&self) -> Result<(), Failure> {
-        let mut in_use = 0_u64;
-        for object in &self.objects {
-            match self.warmer.evict(&object.key, &object.meta).await {
-                Ok(true) | Err(WarmError::Unkept) => {}
-                Ok(false) => in_use += 1,
-                Err(error) => return Err(Failure::failed(format!("{}: {error}", object.key))),
-            }
-        }
-        let gone = self.objects.len() as u64 - in_use;
-        let told = json!({ "removed": gone, "in_use": in_use }).to_string();
-        say(&if self.json { told } else { format!("{gone} objects are not in the cache any more") })?;
-        if in_use > 0 {
-            note(&format!("{in_use} objects stay: mounts have them open"));
-        }
-        Ok(())
-    }
+        (..) => "see above",
+    };
+    let error = format!("{incomplete} of {objects} objects are not in the cache as a whole: {remedy}");
+    (text, Err(Failure::failed(error)))
 }
 
 #[cfg(test)]
@@ -329,25 +213,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns_are_those_of_a_shell() {
-        for (pattern, key, is_included) in [
-            ("*.safetensors", "model.safetensors", true),
-            ("*.safetensors", "deep/er/model.safetensors", true),
-            ("*.safetensors", "model.bin", false),
-            ("deep/*", "deep/model", true),
-            ("deep/*", "deep/er/model", false),
-            ("deep/**", "deep/er/model", true),
-            ("model-0000?-of-2", "model-00001-of-2", true),
-            ("{a,b}.json", "x/b.json", true),
+    fn paths_are_told_from_buckets() {
+        for (place, expected) in [
+            ("/mnt/llama", true),
+            ("./llama", true),
+            ("../llama/", true),
+            (".", true),
+            ("s3://models/llama/", false),
+            ("models", false),
+            ("file:///srv/models/", false),
+            ("arn:aws:s3:eu-west-1:1:accesspoint/a", false),
         ] {
-            assert_eq!(globs(&[pattern.to_owned()]).unwrap().is_match(key), is_included, "{pattern} {key}");
+            assert_eq!(is_path(place), expected, "{place}");
         }
-        assert!(globs(&["[".to_owned()]).is_err());
     }
 
     #[test]
-    fn a_list_has_keys_below_the_directory() {
-        let keys = keys_of("a b\n\nc/d\r\n", &KeyPrefix::new("p/")).unwrap();
-        assert_eq!(keys.iter().map(ObjectKey::as_str).collect::<Vec<_>>(), ["p/a b", "p/c/d"]);
+    fn what_is_not_there_at_the_end_is_an_error_with_the_remedy() {
+        let outcome = |incomplete: u64, failed: u64| {
+            json!({ "objects": 3, "incomplete_objects": incomplete, "failed_objects": failed,
+                    "total_bytes": 9, "fetched_bytes": 4, "missing_bytes": incomplete })
+        };
+        let (text, verdict) = conclusion(Task::Fetch, &outcome(0, 0));
+        assert_eq!(text, "3 of 3 objects are in the cache, 9 of 9 bytes; 4 bytes were fetched");
+        assert!(verdict.is_ok());
+        for (task, failed, part) in [
+            (Task::Fetch, 0, "too small"),
+            (Task::Fetch, 1, "see above"),
+            (Task::Check, 0, "without --check"),
+        ] {
+            let (text, verdict) = conclusion(task, &outcome(1, failed));
+            assert_eq!(text, "2 of 3 objects are in the cache, 8 of 9 bytes; 4 bytes were fetched");
+            assert!(verdict.unwrap_err().message.contains(part), "{task:?} {failed}");
+        }
+        let (text, verdict) = conclusion(Task::Evict, &json!({ "removed": 2, "in_use": 1 }));
+        assert!(text.starts_with("2 objects are not") && text.contains("1 objects stay") && verdict.is_ok());
     }
 }

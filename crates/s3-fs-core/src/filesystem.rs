@@ -20,6 +20,7 @@ use tokio::runtime;
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::attr::{Attr, DirEntry, DirMode, Entry, FileKind, HandleId, InodeNo, OpenedFile, StatFs};
+use crate::cache::disk::DiskCacheError;
 use crate::config::{Attributes, FsConfig, InvalidConfig, VersionPolicy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::HandleTable;
@@ -31,6 +32,7 @@ use crate::read::{ReadData, ReadEngine, ReadStats};
 use crate::readdir::DirHandle;
 use crate::removals::{Removal, RemovalStats, Removals};
 use crate::tree::Tree;
+use crate::warm::{WarmConfig, Warmer};
 use crate::write::{UploadQueue, WriteEngine, WriteStatus, Writer, Writers};
 use crate::xattr;
 
@@ -152,6 +154,15 @@ impl FileSystem {
             pins,
             config,
         }))
+    }
+
+    /// What brings whole objects into the cache on disk of this file system, in the versions that it shows; `None` if it has no cache.
+    ///
+    /// # Errors
+    /// If the cache cannot be used.
+    pub fn warmer(&self, config: WarmConfig) -> Result<Option<Warmer>, DiskCacheError> {
+        let disk = self.config.read.disk.as_ref();
+        disk.map(|disk| Warmer::open(Arc::clone(&self.bucket), disk, config)).transpose()
     }
 
     /// Sets the kernel that reads from this and must hear of changes; the FUSE adapter does. Only the first call counts.

@@ -86,6 +86,11 @@ impl Warmer {
         Ok(Self { bucket, cache, requests: Semaphore::new(config.requests.max(1)), part_blocks })
     }
 
+    /// The bucket that it fetches from.
+    pub fn bucket(&self) -> &Arc<dyn Bucket> {
+        &self.bucket
+    }
+
     /// Looks at what of an object is not in the cache. Makes no request, and reads no block.
     ///
     /// # Errors
@@ -110,6 +115,7 @@ impl Warmer {
             let starts = blocks.clone().step_by(self.part_blocks as usize);
             starts.map(|start| start..blocks.end.min(start.saturating_add(self.part_blocks)))
         });
+        let parts: Vec<Range<u32>> = parts.collect();
         let fetched = stream::iter(parts).map(|blocks| self.part(cold, blocks, on_disk));
         // The requests are what is limited.
         fetched.buffer_unordered(MAX_PARTS).try_collect::<()>().await

@@ -36,7 +36,7 @@ pub(crate) struct MountArgs {
 }
 
 /// Which bucket, where, and as whom.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Bucket and credentials")]
 pub(crate) struct StoreArgs {
     /// The bucket's region. Without it AWS_REGION, the profile and EC2 instance metadata are asked; a wrong guess is corrected by
@@ -197,6 +197,13 @@ pub(crate) struct ReadingArgs {
     /// twentieth of the disk, or 4 GiB of it]
     #[arg(long, value_name = "MIB", requires = "cache", value_parser = mebibytes_or_none)]
     pub(crate) max_cache_size: Option<u64>,
+    /// Bring objects into the cache when it is mounted, in the background: those whose key below the mount point matches the pattern, such as
+    /// *.safetensors, or llama/**. May be given more than once. Needs --cache. sluicefs status shows how far it is.
+    #[arg(long, value_name = "GLOB", requires = "cache")]
+    pub(crate) warm: Vec<String>,
+    /// Return, or tell systemd, only when that has ended. If it fails, the mount works all the same; a note, the log and the status say so.
+    #[arg(long, requires = "warm")]
+    pub(crate) warm_wait: bool,
     /// The most that written bytes take in the --cache directory, in bytes. [default: all but a twentieth of the disk, or 4 GiB of it]
     #[arg(long, value_name = "BYTES", requires = "cache")]
     pub(crate) stage_size: Option<u64>,

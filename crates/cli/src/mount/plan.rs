@@ -15,6 +15,8 @@ use crate::settings::{Surroundings, absolute, fs_config, stored_config};
 use crate::store::Source;
 use crate::{memory, open_files, state};
 
+use super::warm_up::WarmUp;
+
 /// Everything one mount needs.
 #[derive(Debug)]
 pub(super) struct Plan {
@@ -26,6 +28,8 @@ pub(super) struct Plan {
     pub(super) state: state::Choice,
     /// What its settings are, and who chose them.
     pub(super) chosen: Chosen,
+    /// What it brings into its cache by itself.
+    pub(super) warm_up: Option<Arc<WarmUp>>,
 }
 
 /// A directory for what memory cannot hold, and for what was read.
@@ -67,12 +71,20 @@ impl Plan {
             session.xattrs = Xattrs::Readable;
         }
         session.read_ahead_kb = args.reading.read_ahead_kb;
+        let fs = fs_config(args, source.prefix(), around)?;
+        let warm_up = WarmUp::new(args, source.prefix())?;
+        if warm_up.is_some() && fs.read.disk.is_none() {
+            return Err(Failure::usage(
+                "--warm fills the cache, and --max-cache-size 0 keeps nothing there: give it room",
+            ));
+        }
         Ok(Self {
-            fs: fs_config(args, source.prefix(), around)?,
+            fs,
             target: absolute(&args.dir)?,
             cache: Cache::new(args)?,
             source,
             session,
+            warm_up: warm_up.map(Arc::new),
             state: state::Choice::new(args.process.state_dir.as_deref())?,
             chosen,
         })

@@ -30,6 +30,9 @@ pub(super) fn of_mount(mount: &Value) -> String {
     if let Value::Object(pins) = &mount["pins"] {
         lines.push(format!("  pinned: {} objects of at most {}", pins["objects"], pins["limit"]));
     }
+    if mount["warm_up"].is_object() {
+        lines.push(format!("  {}", warm_up(&mount["warm_up"])));
+    }
     if let Value::Object(stage) = &mount["stage"] {
         let limit = match &stage["limit_bytes"] {
             Value::Null => String::new(),
@@ -60,6 +63,25 @@ pub(super) fn of_mount(mount: &Value) -> String {
     let lost = |file: &Value| format!("    {}: {}", text(&file["key"]), text(&file["error"]));
     lines.extend(list(&mount["lost"]["latest"]).map(lost));
     lines.join("\n")
+}
+
+/// How far the warm-up of a mount is.
+pub(super) fn warm_up(warm_up: &Value) -> String {
+    let progress = &warm_up["progress"];
+    let bytes = |name: &str| progress[name].as_u64().unwrap_or_default();
+    let there = Value::from(bytes("fetched_bytes") + bytes("present_bytes"));
+    let patterns: Vec<String> = list(&warm_up["patterns"]).map(text).collect();
+    let how = match warm_up["state"].as_str() {
+        Some("fetching") => {
+            format!("{} of {} are in the cache", size(&there), size(&progress["total_bytes"]))
+        }
+        Some("complete") => {
+            format!("complete, {} objects, {}", progress["objects"], size(&progress["total_bytes"]))
+        }
+        Some("failed") => format!("failed: {}", text(&warm_up["error"])),
+        _ => "the bucket is being listed".to_owned(),
+    };
+    format!("warm-up of {}: {how}", patterns.join(" "))
 }
 
 /// Each with its value, and with why it has that where nobody gave it.
@@ -147,6 +169,8 @@ mod tests {
                 { "setting": "versions", "value": "pinned", "by": "preset", "why": "it is so" },
             ] },
             "pins": { "objects": 3, "limit": 9 },
+            "warm_up": { "patterns": ["*.safetensors"], "state": "fetching", "error": null,
+                "progress": { "fetched_bytes": 1024, "present_bytes": 1024, "total_bytes": 1 << 20 } },
             "files_being_written": [
                 { "key": "a\nb", "size_bytes": 2048, "unsaved": true, "upload": null, "error": null },
                 { "key": "c", "size_bytes": 0, "unsaved": true, "upload": "u", "error": null,
@@ -167,6 +191,7 @@ s3://b on /m (process 7, version 1.0, up 1h 1m)
     metadata-ttl 5 (given)
     versions pinned (it is so)
   pinned: 3 objects of at most 9
+  warm-up of *.safetensors: 2 KiB of 1.0 MiB are in the cache
   staged in /c: 5 B
   a\\nb: 2 KiB, being written, nothing sent yet
   c: 0 B, being written, 8.0 MiB sent in 1 parts, 2 on their way, upload u
