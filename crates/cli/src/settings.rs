@@ -124,8 +124,8 @@ fn allow(files: &FileArgs) -> Allow {
     Allow { changes: true, delete: !files.no_delete, overwrite: !files.no_overwrite }
 }
 
-/// The cache on disk may take a quarter of all open files, two for each object: the rest is for connections and for what is written.
-const OPEN_FILES_OF_AN_OBJECT: usize = 8;
+/// The cache on disk may take a quarter of all open files, three for each object: the rest is for connections and for what is written.
+const OPEN_FILES_OF_AN_OBJECT: usize = 12;
 
 fn read_config(args: &MountArgs, memory_limit_bytes: u64, open_files: usize) -> Result<ReadConfig, Failure> {
     let defaults = ReadConfig::default();

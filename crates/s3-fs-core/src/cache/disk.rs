@@ -40,7 +40,7 @@ pub struct DiskCacheConfig {
     pub directory: PathBuf,
     /// All that it may hold, in bytes, 4 MiB at least. It also stays clear of the last twentieth of its file system, or of the last 4 GiB.
     pub limit_bytes: u64,
-    /// How many objects may be open in it at a time, two open files of the process each. Others are read from the store.
+    /// How many objects may be open in it at a time, three open files of the process each. Others are read from the store.
     pub max_open_objects: usize,
 }
 
