@@ -157,6 +157,17 @@ impl Progress {
     pub(crate) async fn say(&mut self, line: &Value) -> io::Result<()> {
         timeout(LIMIT, self.0.write_all(format!("{line}\n").as_bytes())).await?
     }
+
+    /// The same by several lines.
+    ///
+    /// # Errors
+    /// As [`Progress::say`].
+    pub(crate) async fn say_all(&mut self, lines: &[Value]) -> io::Result<()> {
+        for line in lines {
+            self.say(line).await?;
+        }
+        Ok(())
+    }
 }
 
 async fn reply(stream: UnixStream, answers: &impl Answers) -> io::Result<()> {

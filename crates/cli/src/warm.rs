@@ -122,9 +122,10 @@ async fn by_mount(args: &WarmArgs, task: Task, list: Option<&str>, shown: &Shown
             "include": args.include, "list": list, "concurrency": args.concurrency,
         })
     };
-    let on_progress = |line: &Value| match line["failed_key"].is_string() {
-        true => shown.failure(line),
-        false => shown.progress(line),
+    let on_progress = |line: &Value| match (line["failed_key"].is_string(), line["total_bytes"].is_u64()) {
+        (true, _) => shown.failure(line),
+        (false, true) => shown.progress(line),
+        (false, false) => {}
     };
     let (_, outcome) = ask_one(&choice, dir, |found| question(&found.below), on_progress).await?;
     Ok(outcome)

@@ -5,6 +5,7 @@
 mod changes;
 mod described;
 mod doubted;
+mod pinned;
 mod sweeps;
 
 use std::hash::{BuildHasher, RandomState};
@@ -123,7 +124,8 @@ impl Tree {
         if let Some(entry) = self.table.lookup_fresh(parent, name, now, patience) {
             return Ok(entry);
         }
-        if self.negative.get(parent, name, now).is_some() {
+        // A listing may have shown it since, and what was seen stays where versions are pinned.
+        if self.negative.get(parent, name, now).is_some() && self.pinned(&prefix, name).is_none() {
             return Err(not_found());
         }
         let (seen, found) = match self.told(parent, name, now, self.believed(now) + patience) {
@@ -261,17 +263,6 @@ impl Tree {
         let at = Instant::now();
         let remote = resolve::resolve(&*self.bucket, (prefix, self.links), name).await?;
         Ok((at, remote.map(|remote| Named { name: Box::from(name), remote })))
-    }
-
-    /// What `name` was when it was seen first, where versions are pinned and the store has it no more.
-    fn pinned(&self, prefix: &KeyPrefix, name: &str) -> Option<Named> {
-        let pins = self.pins.as_ref()?;
-        [FileKind::File, FileKind::Symlink].into_iter().find_map(|kind| {
-            let is_reserved = kind == FileKind::File && self.is_reserved(name);
-            let key = self.key_of(prefix, name, kind).filter(|_| !is_reserved)?;
-            let meta = pins.get(&key)?;
-            Some(Named { name: Box::from(name), remote: Remote::Object(kind, meta) })
-        })
     }
 
     /// The page of `dir` after the key `after`, fetched once for all who want it now.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::pin::pin;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -20,6 +21,9 @@ const MAX_ANSWER_BYTES: u64 = 64 << 20;
 
 /// A mount that works answers within milliseconds.
 const LIMIT: Duration = Duration::from_secs(5);
+
+/// What may be the matter with a process that says nothing.
+const STOPPED: &str = "it may be stopped (kill -CONT) or hang";
 
 /// What became of a question.
 #[derive(Debug)]
@@ -110,13 +114,15 @@ pub(crate) async fn ask_one(
             return Err(Failure::new(ExitStatus::MountPoint, found.mount.dead()));
         }
         Ok(Err(error)) => return Err(silent(&error)),
-        Err(_) => return Err(silent(&"it may be stopped (kill -CONT) or hang")),
+        Err(_) => return Err(silent(&STOPPED)),
     };
     let mut last = None;
     loop {
         let mut line = Vec::new();
-        let read = (&mut lines).take(MAX_ANSWER_BYTES).read_until(b'\n', &mut line).await;
-        if read.map_err(|error| silent(&error))? == 0 {
+        let read = (&mut lines).take(MAX_ANSWER_BYTES);
+        // Who is at work on a long answer tells each second how far it is.
+        let read = timeout(LIMIT, pin!(read).read_until(b'\n', &mut line)).await;
+        if read.map_err(|_| silent(&STOPPED))?.map_err(|error| silent(&error))? == 0 {
             break;
         }
         if let Some(before) = last.take() {

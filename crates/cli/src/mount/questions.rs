@@ -32,20 +32,34 @@ pub(super) struct Questions {
 
 impl Answers for Questions {
     async fn answer(&self, question: &Value, progress: &mut Progress) -> io::Result<Value> {
-        Ok(match question["ask"].as_str() {
-            Some(STATUS) => self.status(),
-            Some(REFRESH) => self.refresh().await,
-            Some(WARM) => match self.warm_job(question).await {
-                Ok((task, job)) => self.work(task, &job, progress).await?,
-                Err(failure) => error(&failure),
-            },
-            _ => error(&format!(
+        match question["ask"].as_str() {
+            Some(STATUS) => Ok(self.status()),
+            Some(REFRESH) => telling(progress, self.refresh(), || vec![json!({ "doing": REFRESH })]).await,
+            Some(WARM) => self.warm(question, progress).await,
+            _ => Ok(error(&format!(
                 "{} is not known to this mount, which is of version {}",
                 question["ask"],
                 env!("CARGO_PKG_VERSION")
-            )),
-        })
+            ))),
+        }
     }
+}
+
+/// Does `work`, and tells the `news` of it meanwhile: by these it is known that somebody answers, and that somebody listens.
+async fn telling<T>(
+    progress: &mut Progress,
+    work: impl Future<Output = T> + Send,
+    news: impl Fn() -> Vec<Value> + Send + Sync,
+) -> io::Result<T> {
+    let (mut work, mut ticks) = (pin!(work), interval(PROGRESS_EVERY));
+    let done = loop {
+        tokio::select! {
+            done = &mut work => break done,
+            _ = ticks.tick() => progress.say_all(&news()).await?,
+        }
+    };
+    progress.say_all(&news()).await?;
+    Ok(done)
 }
 
 fn error(why: &dyn std::fmt::Display) -> Value {
@@ -91,26 +105,18 @@ impl Questions {
         Ok((task, Job::new(warmer, &chosen).await?))
     }
 
-    async fn work(&self, task: Task, job: &Job, progress: &mut Progress) -> io::Result<Value> {
+    async fn warm(&self, question: &Value, progress: &mut Progress) -> io::Result<Value> {
         let Ok(_turn) = self.turns.try_acquire() else {
             return Ok(error(&"this mount is warmed up by others already; try again when they have ended"));
         };
-        let (mut work, mut ticks) = (pin!(job.run(task)), interval(PROGRESS_EVERY));
-        let outcome = loop {
-            tokio::select! {
-                outcome = &mut work => break outcome,
-                _ = ticks.tick() => {
-                    for failure in job.failures() {
-                        progress.say(&failure).await?;
-                    }
-                    progress.say(&job.progress()).await?;
-                }
-            }
+        let found =
+            telling(progress, self.warm_job(question), || vec![json!({ "doing": "listing" })]).await?;
+        let (task, job) = match found {
+            Ok(found) => found,
+            Err(failure) => return Ok(error(&failure)),
         };
-        for failure in job.failures() {
-            progress.say(&failure).await?;
-        }
-        progress.say(&job.progress()).await?;
+        let news = || [job.failures(), vec![job.progress()]].concat();
+        let outcome = telling(progress, job.run(task), news).await?;
         Ok(outcome.unwrap_or_else(|failure| error(&failure)))
     }
 }

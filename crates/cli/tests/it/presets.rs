@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
 use rustix::io::Errno;
+use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 use sluicefs_embedded_s3::Operation;
 use sluicefs_fuse_mount::BackingDevice;
@@ -12,7 +13,7 @@ use sluicefs_s3_client::ByteRange;
 use sluicefs_s3_client::testing::Content;
 use sluicefs_s3_client::testing::memory::pattern;
 
-use crate::sandbox::{Outcome, Sandbox, run};
+use crate::sandbox::{Outcome, Sandbox, run, serving};
 use crate::status::{status, status_of};
 
 const LEN: u64 = (3 << 20) + 11;
@@ -140,6 +141,12 @@ fn a_place_below_refreshes_the_whole_mount_and_others_are_refused() {
     let outcome = refresh(&sandbox, &[sandbox.target().join("dir").to_str().unwrap()]).expect_success();
     assert!(outcome.stdout.contains("as a whole"), "{outcome:?}");
     assert_eq!(fs::metadata(&config).unwrap().len(), 3);
+    let pid = serving(&sandbox.target())[0];
+    kill_process(pid, Signal::STOP).unwrap();
+    let silent = refresh(&sandbox, &[sandbox.target().to_str().unwrap()]);
+    kill_process(pid, Signal::CONT).unwrap();
+    assert_eq!(silent.code, Some(4), "{silent:?}");
+    assert!(silent.stderr.contains("does not answer") && silent.stderr.contains("kill -CONT"), "{silent:?}");
     let nowhere = refresh(&sandbox, &["/"]);
     assert_eq!(nowhere.code, Some(4), "{nowhere:?}");
     assert!(nowhere.stderr.contains("no mount of yours at /"), "{nowhere:?}");

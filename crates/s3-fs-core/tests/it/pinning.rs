@@ -90,6 +90,18 @@ async fn what_was_seen_is_remembered_when_everything_else_was_forgotten() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_name_that_was_absent_and_was_listed_since_is_not_forgotten_again() {
+    let bucket = Recorder::new(&["d/a"]);
+    let fs = bucket.mount_with(pinned());
+    let dir = walk(&fs, "d").await.unwrap().attr.ino;
+    assert_eq!(walk(&fs, "d/b").await.unwrap_err().kind(), ErrorKind::NotFound);
+    bucket.store.put("d/b", "new");
+    assert_eq!(names(&fs, dir, DirMode::Lookup).await.unwrap(), ["a", "b"]);
+    forget(&fs, "d/b").await;
+    assert_eq!(read(&fs, "d/b").await.as_deref(), Ok("new"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_open_keeps_its_version_over_a_refresh() {
     let bucket = Recorder::new(&["a"]);
     let fs = bucket.mount_with(pinned());
