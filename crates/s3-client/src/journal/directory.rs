@@ -53,10 +53,9 @@ impl JournalDirectory {
         unreachable!("a directory has not so many files")
     }
 
-    /// Puts a journal that says `text` in the place of the journal `name`, durably.
-    pub(super) fn replace(&self, name: &str, text: &str) -> io::Result<File> {
-        let _locked = self.lock()?;
-        let beside = format!("{name}.new");
+    /// Makes a journal that says `text`, durably, for the place of the journal `name`: what [`put`](Self::put) puts there.
+    pub(super) fn make_beside(&self, name: &str, text: &str) -> io::Result<File> {
+        let beside = beside(name);
         // One that was left by a crash is nobody's: this name is ours alone.
         match self.remove(&beside) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -64,8 +63,13 @@ impl JournalDirectory {
         }
         let file = self.write_new(&beside, text)?;
         file.sync_data()?;
-        renameat(&*self.0, &beside, &*self.0, name)?;
         Ok(file)
+    }
+
+    /// Puts the journal that was made for that in the place of the journal `name`. Until that is closed nobody else may look for dead ones: the lock
+    /// of the directory is held for as long.
+    pub(super) fn put(&self, name: &str, _locked: &Locked) -> io::Result<()> {
+        Ok(renameat(&*self.0, beside(name), &*self.0, name)?)
     }
 
     fn write_new(&self, name: &str, text: &str) -> io::Result<File> {
@@ -115,7 +119,8 @@ impl JournalDirectory {
         Ok(living)
     }
 
-    fn lock(&self) -> io::Result<Locked> {
+    /// Waits until nobody else looks at all journals, or makes one.
+    pub(super) fn lock(&self) -> io::Result<Locked> {
         // Of its own, since the lock belongs to the open directory and not to whoever asks.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = openat(self.0.as_fd(), ".", flags, Mode::empty())?;
@@ -139,6 +144,11 @@ impl JournalDirectory {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         Ok(openat(&*self.0, name, flags, Mode::empty())?.into())
     }
+}
+
+/// How a journal is called before it is put in the place of the journal `name`.
+fn beside(name: &str) -> String {
+    format!("{name}.new")
 }
 
 fn read(file: &File) -> io::Result<Replayed> {

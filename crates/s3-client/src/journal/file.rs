@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use super::directory::JournalDirectory;
 use super::record::{Entry, Record, rewritten};
@@ -28,7 +28,10 @@ pub struct UploadJournal {
     identity: BucketIdentity,
     name: String,
     now: fn() -> Timestamp,
+    /// Nobody waits for the disk with this, but to append a line.
     state: Mutex<State>,
+    /// Held alone by who rewrites it, and by those who note something that must be on disk before they go on.
+    rewriting: RwLock<()>,
 }
 
 #[derive(Debug)]
@@ -36,6 +39,8 @@ struct State {
     file: Arc<File>,
     bytes: usize,
     compact_above_bytes: usize,
+    /// What was appended while it is being rewritten.
+    since: Option<String>,
     next: u64,
     entries: BTreeMap<u64, Entry>,
 }
@@ -57,18 +62,23 @@ impl UploadJournal {
             file: Arc::new(file),
             bytes: text.len(),
             compact_above_bytes: COMPACT_BYTES,
+            since: None,
             next: 0,
             entries: BTreeMap::new(),
         };
-        Ok(Self { directory, identity, name, now, state: Mutex::new(state) })
+        let (state, rewriting) = (Mutex::new(state), RwLock::default());
+        Ok(Self { directory, identity, name, now, state, rewriting })
     }
 
     /// Notes that an upload of `key` is about to be created: its number here. It is on disk when this returns, and so survives the machine.
     /// Blocks.
     pub(super) fn begin(&self, key: &ObjectKey) -> io::Result<u64> {
+        if !self.state.lock().is_short() {
+            self.compact()?;
+        }
+        let _stays = self.rewriting.read();
         let (entry, file) = {
             let mut state = self.state.lock();
-            self.compact(&mut state)?;
             let (entry, at) = (state.next, (self.now)().secs);
             state.append(&Record::Begin { entry, key: key.as_str().to_owned(), at })?;
             state.next += 1;
@@ -117,20 +127,39 @@ impl UploadJournal {
         }
     }
 
-    fn compact(&self, state: &mut State) -> io::Result<()> {
-        if state.bytes <= state.compact_above_bytes {
+    /// Rewrites a journal that is long. Others append to it meanwhile.
+    fn compact(&self) -> io::Result<()> {
+        let _alone = self.rewriting.write();
+        if self.state.lock().is_short() {
             return Ok(());
         }
-        let text = rewritten(&self.identity, &state.entries);
-        state.file = Arc::new(self.directory.replace(&self.name, &text)?);
-        self.directory.sync()?;
-        state.bytes = text.len();
-        state.compact_above_bytes = COMPACT_BYTES.max(2 * text.len());
-        Ok(())
+        let locked = self.directory.lock()?;
+        let text = {
+            let mut state = self.state.lock();
+            state.since = Some(String::new());
+            rewritten(&self.identity, &state.entries)
+        };
+        let made = self.directory.make_beside(&self.name, &text);
+        let replaced = {
+            let mut state = self.state.lock();
+            let since = state.since.take().unwrap_or_default();
+            let file = made?;
+            (&file).write_all(since.as_bytes())?;
+            self.directory.put(&self.name, &locked)?;
+            state.bytes = text.len() + since.len();
+            state.compact_above_bytes = COMPACT_BYTES.max(2 * state.bytes);
+            std::mem::replace(&mut state.file, Arc::new(file))
+        };
+        drop((replaced, locked));
+        self.directory.sync()
     }
 }
 
 impl State {
+    fn is_short(&self) -> bool {
+        self.bytes <= self.compact_above_bytes
+    }
+
     fn end(&mut self, entry: u64) -> io::Result<()> {
         self.entries.remove(&entry);
         self.append(&Record::End { entry })
@@ -139,6 +168,9 @@ impl State {
     fn append(&mut self, record: &Record) -> io::Result<()> {
         let line = record.line();
         (&*self.file).write_all(line.as_bytes())?;
+        if let Some(since) = &mut self.since {
+            since.push_str(&line);
+        }
         self.bytes += line.len();
         Ok(())
     }
@@ -195,6 +227,32 @@ mod tests {
         let said = replay(&text);
         assert_eq!(said.entries.into_keys().collect::<Vec<_>>(), [kept]);
         assert!(said.bucket.is_some());
+    }
+
+    #[test]
+    fn what_is_noted_while_it_is_rewritten_is_in_it() {
+        const UPLOADS: usize = 200;
+        let at = tempfile::tempdir().unwrap();
+        let journal = journal(&at);
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let journal = &journal;
+                scope.spawn(move || {
+                    for number in 0..UPLOADS {
+                        let key = key(&format!("{thread}/{number}/{}", "k".repeat(900)));
+                        let upload = UploadId::new(format!("{thread}/{number}"));
+                        let entry = journal.begin(&key).unwrap();
+                        journal.created(entry, &upload).unwrap();
+                        if number % 4 > 0 {
+                            journal.ended(&key, &upload).unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        let said = replay(&fs::read(&files(&at)[0]).unwrap());
+        assert_eq!(said.entries, journal.state.lock().entries);
+        assert_eq!(said.entries.len(), UPLOADS);
     }
 
     #[test]
