@@ -19,7 +19,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::state::Directory;
 
@@ -43,6 +43,8 @@ const SOCKET: &str = ".sock";
 const MAX_QUESTION_BYTES: u64 = 64 << 20;
 /// So many are answered at once.
 const MAX_CONNECTIONS: usize = 32;
+/// After an error it is tried again so much later.
+const PAUSE: Duration = Duration::from_secs(1);
 /// Who takes longer to ask, or to take in a line, is not listened to.
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -111,8 +113,11 @@ impl AdminSocket {
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    tracing::warn!(%error, "the admin socket is closed: `sluicefs status` does not find this mount any more");
-                    return;
+                    // As where no more files can be open. Who asks waits meanwhile.
+                    tracing::warn!(%error, "the admin socket accepts nobody just now: `sluicefs status` gets no answer of this mount");
+                    drop(turn);
+                    sleep(PAUSE).await;
+                    continue;
                 }
             };
             let answers = Arc::clone(&answers);
@@ -205,7 +210,7 @@ fn means_dead(error: &io::Error) -> bool {
 }
 
 /// Whether one of our mounts is there, also one whose process is gone. Touches nothing of it.
-fn is_mounted(mount_point: &Path) -> bool {
+pub(crate) fn is_mounted(mount_point: &Path) -> bool {
     let table = MountTable::read();
     table.is_ok_and(|table| table.top(mount_point).is_some_and(|entry| entry.is_ours()))
 }

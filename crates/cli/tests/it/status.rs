@@ -1,12 +1,15 @@
 //! `sluicefs status`: what living mounts tell, and how dead and stopped ones are told apart.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use rustix::process::{Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use rustix::process::{
+    Resource, Rlimit, Signal, WaitId, WaitIdOptions, getrlimit, kill_process, prlimit, waitid,
+};
 use serde_json::Value;
 use sluicefs_embedded_s3::{Operation, Rule, WireFault};
 
@@ -32,6 +35,29 @@ fn mount_at(sandbox: &Sandbox, target: &Path) {
         sandbox.sluicefs(["mount", "--read-only", "--endpoint-url", &sandbox.server.endpoint_url()]);
     command.arg("--state-dir").arg(sandbox.path("state")).arg("models").arg(target);
     run(command).expect_success();
+}
+
+#[test]
+fn a_mount_that_had_no_descriptor_for_a_question_answers_it_later() {
+    let sandbox = Sandbox::new();
+    let mut mount = Foreground::start(sandbox.mount(&["-f"]), Listen::Stderr);
+    mount.wait_for(" mounted");
+    let names = fs::read_dir(sandbox.path("state")).unwrap().map(|entry| entry.unwrap().path());
+    let socket =
+        names.into_iter().find(|path| path.extension().is_some_and(|found| found == "sock")).unwrap();
+    let usual = getrlimit(Resource::Nofile);
+    let before = prlimit(Some(mount.pid()), Resource::Nofile, Rlimit { current: Some(0), ..usual }).unwrap();
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    writeln!(stream, "{}", serde_json::json!({ "ask": "status" })).unwrap();
+    mount.wait_for("the admin socket accepts nobody");
+    prlimit(Some(mount.pid()), Resource::Nofile, before).unwrap();
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).unwrap();
+    assert!(answer.ends_with('\n'), "{answer}");
+    assert_eq!(status_of(&sandbox)["state"], "serving");
+    mount.signal(Signal::TERM);
+    assert_eq!(mount.wait().code(), Some(0));
 }
 
 #[test]
