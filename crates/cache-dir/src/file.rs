@@ -8,12 +8,12 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, fallocate};
 
-use crate::place::{KEPT, Place, RECORD};
+use crate::place::{KEPT, MAX_RECORD_BYTES, Place, RECORD};
 
 /// What room is counted in, in bytes.
 const GRAIN_BYTES: u64 = 128 << 10;
@@ -28,9 +28,10 @@ const COPY_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub struct StageFile {
     place: Arc<Place>,
+    /// Nobody waits for the disk with this.
     state: Mutex<State>,
-    /// Opened with the first byte.
-    file: OnceLock<File>,
+    /// Held by who makes it kept, amends what is said of it, or lets go of it.
+    keeping: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -38,12 +39,16 @@ struct State {
     path: PathBuf,
     is_kept: bool,
     taken: Grains,
+    /// It is there: made with its first byte.
+    is_made: bool,
+    /// Open from its first byte on. One that is kept is opened when it is read: there may be more of them than files that can be open.
+    file: Option<Arc<File>>,
 }
 
 impl StageFile {
     pub(crate) fn new(place: Arc<Place>, path: PathBuf) -> Self {
-        let state = State { path, is_kept: false, taken: Grains::default() };
-        Self { place, state: Mutex::new(state), file: OnceLock::new() }
+        let state = State { path, is_kept: false, taken: Grains::default(), is_made: false, file: None };
+        Self { place, state: Mutex::new(state), keeping: Mutex::default() }
     }
 
     /// One that a dead mount kept.
@@ -51,7 +56,8 @@ impl StageFile {
         let file = OpenOptions::new().read(true).open(&path)?;
         let taken = Grains::first((file.metadata()?.blocks() * 512).div_ceil(GRAIN_BYTES));
         place.room.take_held(taken.count() * GRAIN_BYTES);
-        Ok(Self { place, state: Mutex::new(State { path, is_kept: true, taken }), file: file.into() })
+        let state = State { path, is_kept: true, taken, is_made: true, file: None };
+        Ok(Self { place, state: Mutex::new(state), keeping: Mutex::default() })
     }
 
     /// Puts `bytes` at `offset`. When it fails, the grains that were empty before are so again.
@@ -62,7 +68,7 @@ impl StageFile {
         if self.is_kept() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a file that is kept does not change"));
         }
-        let file = self.open()?;
+        let file = &*self.open()?;
         let new = self.state.lock().taken.missing(offset..offset + bytes.len() as u64);
         if !new.is_empty() {
             self.place.room.take(new.len() as u64 * GRAIN_BYTES, file)?;
@@ -82,8 +88,10 @@ impl StageFile {
     /// # Errors
     /// `UnexpectedEof` if they were not; what the disk answered.
     pub fn read(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        let file = self.file.get().ok_or(io::ErrorKind::UnexpectedEof)?;
-        file.read_exact_at(into, offset)
+        if !self.state.lock().is_made {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.open()?.read_exact_at(into, offset)
     }
 
     /// Puts the bytes of `ranges`, which `other` has, at the same places here.
@@ -107,11 +115,15 @@ impl StageFile {
     /// # Errors
     /// What the disk answered; the room stays taken then.
     pub fn discard(&self, range: Range<u64>) -> io::Result<()> {
-        let Some(file) = self.file.get().filter(|_| !self.is_kept()) else { return Ok(()) };
+        let file = {
+            let state = self.state.lock();
+            state.file.clone().filter(|_| !state.is_kept)
+        };
+        let Some(file) = file else { return Ok(()) };
         for grain in range.start.div_ceil(GRAIN_BYTES)..range.end / GRAIN_BYTES {
             if self.state.lock().taken.has(grain) {
                 let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-                fallocate(file, hole, grain * GRAIN_BYTES, GRAIN_BYTES)?;
+                fallocate(&*file, hole, grain * GRAIN_BYTES, GRAIN_BYTES)?;
                 self.state.lock().taken.clear(grain);
                 self.place.room.give_back(GRAIN_BYTES);
             }
@@ -125,15 +137,20 @@ impl StageFile {
     /// # Errors
     /// What the disk answered; whether the file is kept then is not known before it is [let go](Self::let_go).
     pub fn keep(&self, record: &[u8]) -> io::Result<()> {
+        let _turn = self.keeping.lock();
         self.open()?.sync_all()?;
-        let mut state = self.state.lock();
-        if !state.is_kept {
-            let kept = state.path.with_extension(KEPT);
-            fs::rename(&state.path, &kept)?;
-            state.path = kept;
+        let (path, kept) = (self.path(), self.path().with_extension(KEPT));
+        if path != kept {
+            fs::rename(&path, &kept)?;
+            self.state.lock().path.clone_from(&kept);
         }
-        put_record(&state.path, record)?;
-        state.is_kept = true;
+        put_record(&kept, record)?;
+        let closed = {
+            let mut state = self.state.lock();
+            state.is_kept = true;
+            state.file.take()
+        };
+        drop(closed);
         // Until here a crash may leave either; a failure here leaves what is kept for now.
         self.sync_directory()
     }
@@ -143,11 +160,11 @@ impl StageFile {
     /// # Errors
     /// What the disk answered; the record is the old one or the new one then.
     pub fn amend(&self, record: &[u8]) -> io::Result<()> {
-        let state = self.state.lock();
-        if !state.is_kept {
+        let _turn = self.keeping.lock();
+        if !self.is_kept() {
             return Ok(());
         }
-        put_record(&state.path, record)?;
+        put_record(&self.path(), record)?;
         self.sync_directory()
     }
 
@@ -161,10 +178,10 @@ impl StageFile {
     /// # Errors
     /// What the disk answered; it may be found then.
     pub fn let_go(&self) -> io::Result<()> {
-        let mut state = self.state.lock();
-        if state.is_kept {
-            fs::remove_file(state.path.with_extension(RECORD))?;
-            state.is_kept = false;
+        let _turn = self.keeping.lock();
+        if self.is_kept() {
+            fs::remove_file(self.path().with_extension(RECORD))?;
+            self.state.lock().is_kept = false;
             self.sync_directory()?;
         }
         Ok(())
@@ -179,18 +196,31 @@ impl StageFile {
         File::open(&self.place.path)?.sync_all()
     }
 
-    fn open(&self) -> io::Result<&File> {
-        let state = self.state.lock();
-        if let Some(file) = self.file.get() {
-            return Ok(file);
+    /// The open file, which is made if it is not there.
+    fn open(&self) -> io::Result<Arc<File>> {
+        let mut state = self.state.lock();
+        if let Some(file) = &state.file {
+            return Ok(Arc::clone(file));
         }
-        let file = create(&state.path)?;
-        Ok(self.file.get_or_init(|| file))
+        let mut options = OpenOptions::new();
+        options.read(true).write(!state.is_kept).create_new(!state.is_made).mode(0o600);
+        let file = Arc::new(options.open(&state.path)?);
+        state.is_made = true;
+        if !state.is_kept {
+            state.file = Some(Arc::clone(&file));
+        }
+        Ok(file)
     }
 }
 
 /// Says `record` of the file `path`, which is kept: as a whole, or what was said before stays.
 fn put_record(path: &Path, record: &[u8]) -> io::Result<()> {
+    if record.len() > MAX_RECORD_BYTES {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            "too much is to be said of a file that is to be kept",
+        ));
+    }
     let beside = path.with_extension("new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
     file.write_all(record)?;
@@ -198,14 +228,10 @@ fn put_record(path: &Path, record: &[u8]) -> io::Result<()> {
     fs::rename(&beside, path.with_extension(RECORD))
 }
 
-fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
-}
-
 impl Drop for StageFile {
     fn drop(&mut self) {
         let state = self.state.get_mut();
-        if self.file.get().is_some()
+        if state.is_made
             && !state.is_kept
             && let Err(error) = fs::remove_file(&state.path)
         {
@@ -313,8 +339,8 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"\0\0\0kept");
 
         let next = StageDir::open(cache.path(), 1).unwrap();
-        let found = next.take_leftovers(|_| true).unwrap();
-        let [left] = &found[..] else { panic!("{found:?}") };
+        let found = next.take_leftovers(|_| true, |_, _| true).unwrap();
+        let [left] = &found.files[..] else { panic!("{found:?}") };
         let mut read = [0; 4];
         left.file.read(3, &mut read).unwrap();
         assert_eq!((&left.record[..], &read), (&b"second"[..], b"kept"));
@@ -322,6 +348,26 @@ mod tests {
         left.file.let_go().unwrap();
         drop((found, next));
         assert!(!path.parent().unwrap().exists());
+    }
+
+    #[test]
+    fn a_kept_file_takes_no_descriptor_and_can_be_read_and_written_on_when_it_was_let_go() {
+        let (_cache, stage) = stage(4);
+        let file = stage.create();
+        file.write(0, b"kept").unwrap();
+        let weak = Arc::downgrade(&file.open().unwrap());
+        file.keep(b"record").unwrap();
+        assert_eq!(weak.strong_count(), 0);
+        let mut read = [0; 4];
+        file.read(0, &mut read).unwrap();
+        assert_eq!(&read, b"kept");
+        file.let_go().unwrap();
+        file.write(1, b"new").unwrap();
+        file.read(0, &mut read).unwrap();
+        assert_eq!(&read, b"knew");
+        let path = file.path();
+        drop(file);
+        assert!(!path.exists());
     }
 
     #[test]

@@ -13,6 +13,6 @@ mod room;
 mod stage;
 
 pub use file::StageFile;
-pub use leftover::Leftover;
+pub use leftover::{Leftover, Leftovers};
 pub use owned::{CacheDirError, own_directory};
 pub use stage::StageDir;

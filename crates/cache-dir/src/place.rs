@@ -14,6 +14,9 @@ pub(crate) const LOCK: &str = "lock";
 pub(crate) const KEPT: &str = "kept";
 pub(crate) const RECORD: &str = "record";
 
+/// A file of which more is to be said is not kept.
+pub(crate) const MAX_RECORD_BYTES: usize = 64 << 20;
+
 /// A mount's directory, for as long as somebody uses it.
 #[derive(Debug)]
 pub(crate) struct Place {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::file::StageFile;
-use crate::leftover::{self, Leftover};
+use crate::leftover::Leftovers;
 use crate::owned::{CacheDirError, failed, lock_file, own_directory};
 use crate::place::{LOCK, Place, remove_stage};
 use crate::room::Room;
@@ -37,7 +37,8 @@ impl StageDir {
         // Nobody makes a stage while another looks which ones are dead.
         let all = lock_file(&stages.join(LOCK))?;
         all.lock().map_err(failed("lock", &stages.join(LOCK)))?;
-        for (path, _lock) in dead(&stages)? {
+        for path in all_in(&stages)? {
+            let Looked::Dead(_lock) = look_at(&path)? else { continue };
             remove_stage(&path).map_err(failed("remove", &path))?;
         }
         let (path, lock) = make(&stages)?;
@@ -67,18 +68,29 @@ impl StageDir {
         &self.place.path
     }
 
-    /// Takes over the files that mounts kept which have died since, those whose record is `mine`: no other mount finds them while any of them is
-    /// held. Those of living mounts, and of dead ones with nothing of mine, are left alone.
+    /// Takes over the files that mounts kept which have died since, from the stages that are `looked_at`: those whose record, at its path, is
+    /// `mine`. No other mount finds them while any of them is held. Those of living mounts, and of dead ones with nothing of mine, are left alone.
     ///
     /// # Errors
-    /// What the disk answered.
-    pub fn take_leftovers(&self, mine: impl Fn(&[u8]) -> bool) -> Result<Vec<Leftover>, CacheDirError> {
+    /// What the disk answered when all stages were looked for; what it answers for one of them is among the [`Leftovers`].
+    pub fn take_leftovers(
+        &self,
+        looked_at: impl Fn(&Path) -> bool,
+        mine: impl Fn(&Path, &[u8]) -> bool,
+    ) -> Result<Leftovers, CacheDirError> {
         let all = lock_file(&self.stages.join(LOCK))?;
         all.lock().map_err(failed("lock", &self.stages.join(LOCK)))?;
-        let mut taken = Vec::new();
-        for (path, lock) in dead(&self.stages)? {
-            let place = Place { path: path.clone(), room: Arc::clone(&self.place.room), lock };
-            taken.extend(leftover::take(place, &mine).map_err(failed("take over", &path))?);
+        let mut taken = Leftovers::default();
+        let others = all_in(&self.stages)?.into_iter().filter(|path| *path != self.place.path);
+        for path in others.filter(|path| looked_at(path)) {
+            match look_at(&path) {
+                Ok(Looked::Dead(lock)) => {
+                    taken.take(Place { path, room: Arc::clone(&self.place.room), lock }, &mine);
+                }
+                Ok(Looked::Held) => taken.held.push(path),
+                Ok(Looked::Gone) => {}
+                Err(error) => taken.fail(&path, error),
+            }
         }
         Ok(taken)
     }
@@ -103,32 +115,38 @@ fn make(stages: &Path) -> Result<(PathBuf, File), CacheDirError> {
     }
 }
 
-/// The stages of mounts that have died, and their locks, which are ours now.
-fn dead(stages: &Path) -> Result<Vec<(PathBuf, File)>, CacheDirError> {
-    let mut dead = Vec::new();
+/// What is in `stages`, in order.
+fn all_in(stages: &Path) -> Result<Vec<PathBuf>, CacheDirError> {
     let entries = fs::read_dir(stages).and_then(Iterator::collect::<io::Result<Vec<_>>>);
-    for entry in entries.map_err(failed("list", stages))? {
-        let path = entry.path();
-        if let Some(lock) = lock_of_dead(&path)? {
-            dead.push((path, lock));
-        }
-    }
-    dead.sort_unstable_by(|one, other| one.0.cmp(&other.0));
-    Ok(dead)
+    let mut all: Vec<_> = entries.map_err(failed("list", stages))?.iter().map(fs::DirEntry::path).collect();
+    all.sort_unstable();
+    Ok(all)
 }
 
-/// The lock of the stage `path`, which is ours now; `None` if it is a living mount's, or no stage, or that of a mount which has just ended.
-fn lock_of_dead(path: &Path) -> Result<Option<File>, CacheDirError> {
+/// Whose a stage is.
+#[derive(Debug)]
+enum Looked {
+    /// A mount's that has died; its lock is ours now.
+    Dead(File),
+    /// A mount's that lives, or is dying.
+    Held,
+    /// Nobody's: it is no stage, or that of a mount which has just ended.
+    Gone,
+}
+
+fn look_at(path: &Path) -> Result<Looked, CacheDirError> {
     if !path.is_dir() {
-        return Ok(None);
+        return Ok(Looked::Gone);
     }
     let lock = match lock_file(&path.join(LOCK)) {
-        Err(CacheDirError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(CacheDirError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            return Ok(Looked::Gone);
+        }
         opened => opened?,
     };
     match lock.try_lock() {
-        Ok(()) => Ok(Some(lock)),
-        Err(TryLockError::WouldBlock) => Ok(None),
+        Ok(()) => Ok(Looked::Dead(lock)),
+        Err(TryLockError::WouldBlock) => Ok(Looked::Held),
         Err(TryLockError::Error(error)) => Err(failed("lock", path)(error)),
     }
 }
@@ -136,6 +154,13 @@ fn lock_of_dead(path: &Path) -> Result<Option<File>, CacheDirError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Leftover;
+
+    fn leftovers(stage: &StageDir, mine: impl Fn(&[u8]) -> bool) -> Vec<Leftover> {
+        let taken = stage.take_leftovers(|_| true, |_, record| mine(record)).unwrap();
+        assert!(taken.failed.is_empty(), "{taken:?}");
+        taken.files
+    }
 
     #[test]
     fn a_stage_goes_with_its_mount() {
@@ -155,15 +180,17 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         let stage = StageDir::open(cache.path(), 1 << 20).unwrap();
         let gone = stage.path().with_file_name("1-0");
-        assert!(lock_of_dead(&gone).unwrap().is_none());
-        assert!(lock_of_dead(stage.path()).unwrap().is_none(), "it lives");
+        assert!(matches!(look_at(&gone), Ok(Looked::Gone)));
+        assert!(matches!(look_at(stage.path()), Ok(Looked::Held)), "it lives");
         // Its lock was opened before, and its own mount had removed it by the time that it could be taken.
         fs::create_dir(&gone).unwrap();
-        let lock = lock_of_dead(&gone).unwrap().unwrap();
+        let Ok(Looked::Dead(lock)) = look_at(&gone) else { panic!("nobody holds it") };
         fs::remove_dir_all(&gone).unwrap();
         remove_stage(&gone).unwrap();
         let place = Place { path: gone, room: Arc::clone(&stage.place.room), lock };
-        assert!(leftover::take(place, |_| true).unwrap().is_empty());
+        let mut taken = Leftovers::default();
+        taken.take(place, |_, _| true);
+        assert!(taken.files.is_empty() && taken.failed.is_empty());
     }
 
     #[test]
@@ -194,16 +221,41 @@ mod tests {
         );
         assert!(!no_lock.exists());
 
-        assert!(next.take_leftovers(|_| false).unwrap().is_empty());
-        let taken = next.take_leftovers(|record| record == b"x").unwrap();
+        assert!(leftovers(&next, |_| false).is_empty());
+        let taken = leftovers(&next, |record| record == b"x");
         assert_eq!(taken.iter().map(|left| left.file.path()).collect::<Vec<_>>(), [dead.join("2.kept")]);
         let third = StageDir::open(cache.path(), 1 << 20).unwrap();
-        assert!(third.take_leftovers(|_| true).unwrap().is_empty(), "they are somebody's");
+        assert!(leftovers(&third, |_| true).is_empty(), "they are somebody's");
         drop(taken);
-        let again = third.take_leftovers(|_| true).unwrap();
+        let again = leftovers(&third, |_| true);
         assert_eq!(again.len(), 1, "nobody let go of it");
         again[0].file.let_go().unwrap();
         drop(again);
         assert!(!dead.exists());
+    }
+
+    #[test]
+    fn what_cannot_be_read_keeps_nothing_else_from_being_taken_over() {
+        let cache = tempfile::tempdir().unwrap();
+        let next = StageDir::open(cache.path(), 1 << 20).unwrap();
+        let (dead, unreadable) = (cache.path().join("stage/1-0"), cache.path().join("stage/2-0"));
+        fs::create_dir(&dead).unwrap();
+        // A record that is a directory, one that is fine, and a lock that is a directory.
+        fs::create_dir(dead.join("1.record")).unwrap();
+        for name in ["1.kept", "2.kept", "2.record"] {
+            fs::write(dead.join(name), "x").unwrap();
+        }
+        fs::create_dir_all(unreadable.join(LOCK)).unwrap();
+        let living = StageDir::open(&cache.path().join("other"), 1 << 20).unwrap();
+        assert!(living.take_leftovers(|_| true, |_, _| true).unwrap().held.is_empty(), "not its own");
+        let taken = next.take_leftovers(|_| true, |_, _| true).unwrap();
+        let [file] = &taken.files[..] else { panic!("{taken:?}") };
+        assert_eq!(file.file.path(), dead.join("2.kept"));
+        assert_eq!(taken.failed.iter().map(|(stage, _)| stage).collect::<Vec<_>>(), [&dead, &unreadable]);
+        drop(taken);
+        let held = lock_file(&dead.join(LOCK)).unwrap();
+        held.lock().unwrap();
+        let again = next.take_leftovers(|stage| stage == dead, |_, _| true).unwrap();
+        assert_eq!((again.held, again.failed.len(), again.files.len()), (vec![dead], 0, 0));
     }
 }

@@ -67,7 +67,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<(), Failure> {
             signals.next().await;
         }
         let Demonstration { session, server: _server, .. } = demonstration;
-        used.and(mount::stop(session, &mut signals).await)
+        used.and(mount::stop(session, &mut signals).await.map(drop))
     });
     // A reader that Ctrl-C has cut off may still wait for the kernel.
     runtime.shutdown_timeout(Duration::from_secs(1));

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluicefs_core::{FileSystem, Restored};
+use sluicefs_core::{Ended, FileSystem, Restored};
 use sluicefs_fuse::{MountConfig, MountError, MountedSession, SessionError};
 use sluicefs_fuse_mount::{MountState, mount_state, passed_descriptor};
 use sluicefs_s3_client::ObjectKey;
@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use crate::admin::AdminSocket;
+use crate::admin::{AdminSocket, is_mounted};
 use crate::args::MountArgs;
 use crate::background::{self, Parent, Report};
 use crate::compat::Personality;
@@ -109,20 +109,21 @@ fn run_until_unmounted(plan: &Plan, mut foreground: Foreground<'_>) -> Result<()
                     let fs = Arc::clone(&fs);
                     Handle::current().spawn(async move { warm_up.run(&fs).await })
                 });
-                let sending = Arc::clone(&fs);
+                let sending = Sending(Arc::clone(&fs));
                 let cleaning = Handle::current().spawn(async move {
                     if let Some(cleaning) = cleaning {
                         cleaning.await;
                     }
-                    sending.send_restored();
+                    drop(sending);
                 });
-                let served = serve_and_tell(session, &mut signals, plan.warm_up.as_deref(), foreground).await;
+                let (ended, served) =
+                    serve_and_tell(session, &mut signals, plan.warm_up.as_deref(), foreground).await;
                 // What is not done yet is left to the next mount.
                 for task in [Some(cleaning), warming].into_iter().flatten() {
                     task.abort();
                     drop(task.await);
                 }
-                let saved = finish(&fs, plan.cache.as_ref()).await;
+                let saved = finish(&fs, ended, plan.cache.as_ref()).await;
                 if let Some(answering) = answering {
                     answering.abort();
                     // Whatever became of it, its socket is gone then.
@@ -137,6 +138,15 @@ fn run_until_unmounted(plan: &Plan, mut foreground: Foreground<'_>) -> Result<()
     // A thread that looks at a hung mount point would hold up the end for ever.
     runtime.shutdown_timeout(END_GRACE);
     result
+}
+
+/// Sends what was taken over from killed mounts once this is dropped, whatever became of cleaning up after them.
+struct Sending(Arc<FileSystem>);
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.0.send_restored();
+    }
 }
 
 impl Foreground<'_> {
@@ -173,7 +183,7 @@ async fn serve_and_tell(
     signals: &mut Signals,
     warm_up: Option<&WarmUp>,
     mut foreground: Foreground<'_>,
-) -> Result<(), Failure> {
+) -> (Ended, Result<(), Failure>) {
     let mut served = std::pin::pin!(serve(session, signals));
     let ready = async {
         match warm_up {
@@ -184,9 +194,9 @@ async fn serve_and_tell(
     tokio::select! {
         biased;
         failed = ready => foreground.ready(failed),
-        served = &mut served => {
+        (ended, served) = &mut served => {
             // Who waits for it hears that it was in vain.
-            return served.and(Err(Failure::failed("it was unmounted before its warm-up had ended")));
+            return (ended, served.and(Err(Failure::failed("it was unmounted before its warm-up had ended"))));
         }
     }
     served.await
@@ -230,24 +240,13 @@ async fn answer_questions(
 
 /// All that can fail without anything being mounted.
 async fn prepare(plan: &Plan) -> Result<Prepared<impl Future<Output = ()> + Send + use<>>, Failure> {
+    probe(plan).await?;
     let (target, directory, cache) = (plan.target.clone(), plan.source.directory(), plan.cache.clone());
-    let checked = tokio::task::spawn_blocking(move || {
-        check_target(&target)?;
-        if let Some(directory) = &directory {
-            check_apart(directory, &target)?;
-        }
+    // However long it takes to remove what killed mounts left there.
+    let stage = tokio::task::spawn_blocking(move || {
         cache.map_or(Ok(None), |cache| cache.open(&target, directory.as_deref()))
     });
-    let stage = match timeout(PROBE_LIMIT, checked).await {
-        Ok(checked) => checked.map_err(panicked)??,
-        Err(_) => {
-            let message = format!(
-                "{} does not answer: something is mounted there whose process is stopped; detach it with umount -l",
-                plan.target.display()
-            );
-            return Err(Failure::new(ExitStatus::MountPoint, message));
-        }
-    };
+    let stage = stage.await.map_err(panicked)??;
     let mut bucket = plan.source.open().await?;
     let (state, mut cleaning) = (plan.state.open()?, None);
     // Who changes nothing begins no upload, and is not to remove any.
@@ -272,6 +271,25 @@ async fn prepare(plan: &Plan) -> Result<Prepared<impl Future<Output = ()> + Send
         );
     }
     Ok(Prepared { fs, state, cleaning })
+}
+
+/// Finds what is wrong with the mount point, which may not answer at all.
+async fn probe(plan: &Plan) -> Result<(), Failure> {
+    let (target, directory) = (plan.target.clone(), plan.source.directory());
+    let checked = tokio::task::spawn_blocking(move || {
+        check_target(&target)?;
+        directory.map_or(Ok(()), |directory| check_apart(&directory, &target))
+    });
+    match timeout(PROBE_LIMIT, checked).await {
+        Ok(checked) => checked.map_err(panicked)?,
+        Err(_) => {
+            let message = format!(
+                "{} does not answer: something is mounted there whose process is stopped; detach it with umount -l",
+                plan.target.display()
+            );
+            Err(Failure::new(ExitStatus::MountPoint, message))
+        }
+    }
 }
 
 /// A mount point that takes longer to look at does not answer at all.
@@ -327,23 +345,28 @@ pub(crate) async fn attach(
     mounted.await.map_err(panicked)?.map_err(session_failure)
 }
 
-async fn serve(mut session: MountedSession, signals: &mut Signals) -> Result<(), Failure> {
+async fn serve(mut session: MountedSession, signals: &mut Signals) -> (Ended, Result<(), Failure>) {
     tokio::select! {
-        ended = session.wait() => {
+        served = session.wait() => {
             tracing::info!("unmounted");
-            return ended.map_err(session_failure);
+            // It is still there if somebody ended the connection, and with it all use of it.
+            let ended = if is_mounted(session.target()) { Ended::TakenAway } else { Ended::Unmounted };
+            return (ended, served.map_err(session_failure));
         }
         signal = signals.next() => tracing::info!(signal, "unmounting"),
     }
-    stop(session, signals).await
+    match stop(session, signals).await {
+        Ok(ended) => (ended, Ok(())),
+        Err(failure) => (Ended::TakenAway, Err(failure)),
+    }
 }
 
 /// How long what is on its way to the store may take when the mount has ended.
 const SAVING_GRACE: Duration = Duration::from_secs(30);
 
 /// Waits for what was written; an error names what is lost, and what is left for the next mount.
-async fn finish(fs: &FileSystem, cache: Option<&Cache>) -> Result<(), Failure> {
-    let unfinished = fs.finish(SAVING_GRACE).await;
+async fn finish(fs: &FileSystem, ended: Ended, cache: Option<&Cache>) -> Result<(), Failure> {
+    let unfinished = fs.finish(ended, SAVING_GRACE).await;
     for key in &unfinished.lost {
         tracing::error!(%key, "what was written to this file is lost: it was neither closed nor synced when the mount ended");
     }
@@ -377,7 +400,7 @@ const GRACE: Duration = Duration::from_secs(5);
 const BUSY_RETRY: Duration = Duration::from_millis(100);
 
 /// Unmounts: gracefully while the grace lasts and no second signal comes, then regardless of its users.
-pub(crate) async fn stop(mut session: MountedSession, signals: &mut Signals) -> Result<(), Failure> {
+pub(crate) async fn stop(mut session: MountedSession, signals: &mut Signals) -> Result<Ended, Failure> {
     let deadline = Instant::now() + GRACE;
     loop {
         let (returned, result) = tokio::task::spawn_blocking(move || {
@@ -388,9 +411,9 @@ pub(crate) async fn stop(mut session: MountedSession, signals: &mut Signals) -> 
         .map_err(panicked)?;
         session = returned;
         match result {
-            Ok(()) => return Ok(()),
+            Ok(()) => return Ok(Ended::Unmounted),
             // Whoever passed the descriptor in unmounts; our end of it closes with the process.
-            Err(SessionError::MountedElsewhere) => return Ok(()),
+            Err(SessionError::MountedElsewhere) => return Ok(Ended::TakenAway),
             Err(SessionError::Mount(MountError::Busy(_))) if Instant::now() < deadline => {
                 tokio::select! {
                     () = tokio::time::sleep(BUSY_RETRY) => {}
@@ -407,7 +430,8 @@ pub(crate) async fn stop(mut session: MountedSession, signals: &mut Signals) -> 
             Err(error) => return Err(session_failure(error)),
         }
     }
-    tokio::task::spawn_blocking(move || drop(session)).await.map_err(panicked)
+    tokio::task::spawn_blocking(move || drop(session)).await.map_err(panicked)?;
+    Ok(Ended::TakenAway)
 }
 
 pub(crate) fn session_failure(error: SessionError) -> Failure {

@@ -6,6 +6,7 @@ mod links;
 mod names;
 mod refresh;
 mod rename;
+mod restore;
 mod shards;
 mod write_back;
 
@@ -37,12 +38,13 @@ use crate::write::{UploadQueue, WriteEngine, WriteStatus, Writer, Writers};
 use crate::xattr;
 
 use attributes::TURNS;
+use restore::Unsettled;
 
 pub use attributes::XattrMode;
-pub use files::{Creation, Existing, Unfinished};
+pub use files::{Creation, Ended, Existing, Unfinished};
 pub use refresh::{PinStats, Refreshed};
 pub use rename::Replace;
-pub use write_back::Restored;
+pub use restore::Restored;
 
 /// A bucket, or a prefix of it, as a tree of files.
 ///
@@ -57,6 +59,8 @@ pub struct FileSystem {
     /// Files that were acknowledged and are not at the store yet.
     uploads: Arc<UploadQueue>,
     stage: Option<Arc<StageDir>>,
+    /// Stages of killed mounts that are to be looked at again.
+    unsettled: Mutex<Unsettled>,
     runtime: runtime::Handle,
     /// Files that lost their names while they were open, until the kernel forgets them.
     nameless: Mutex<FxHashMap<InodeNo, Writer>>,
@@ -144,6 +148,7 @@ impl FileSystem {
             writers: Arc::default(),
             uploads: Arc::default(),
             stage,
+            unsettled: Mutex::default(),
             runtime,
             nameless: Mutex::default(),
             removals,

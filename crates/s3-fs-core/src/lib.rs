@@ -40,7 +40,7 @@ pub use config::{
 };
 pub use error::{Error, ErrorKind, Result};
 pub use filesystem::{
-    Creation, Existing, FileSystem, PinStats, Refreshed, Replace, Restored, Unfinished, XattrMode,
+    Creation, Ended, Existing, FileSystem, PinStats, Refreshed, Replace, Restored, Unfinished, XattrMode,
 };
 pub use kernel::Kernel;
 pub use read::{MAX_READ_BYTES, ReadData, ReadStats};

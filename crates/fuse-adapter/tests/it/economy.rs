@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::time::Duration;
 
-use sluicefs_core::{FsConfig, RemovalStats};
+use sluicefs_core::{Ended, FsConfig, RemovalStats};
 use sluicefs_embedded_s3::{Operation, Rule, WireFault};
 use sluicefs_s3_client::ByteRange;
 use sluicefs_s3_client::testing::MemoryBucket;
@@ -178,6 +178,6 @@ fn what_is_removed_behind_is_gone_when_the_mount_has_ended() {
     store.put("file", "content");
     let served = removing_behind(&store);
     fs::remove_file(served.mount.join("file")).unwrap();
-    served.mount.runtime().block_on(served.mount.fs.finish(Duration::from_secs(20)));
+    served.mount.runtime().block_on(served.mount.fs.finish(Ended::Unmounted, Duration::from_secs(20)));
     assert!(store.keys().is_empty());
 }

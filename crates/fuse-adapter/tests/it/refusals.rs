@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluicefs_core::FsConfig;
+use sluicefs_core::{Ended, FsConfig};
 use sluicefs_s3_client::testing::{Fault, FaultBucket, Operation, Rule, When};
 use sluicefs_s3_client::{Error, ErrorKind};
 
@@ -34,7 +34,7 @@ fn what_was_refused_is_not_in_the_file() {
         while faults.requests().of(Operation::Put) < tries {
             std::thread::yield_now();
         }
-        mount.runtime().block_on(mount.fs.finish(Duration::from_secs(60)));
+        mount.runtime().block_on(mount.fs.finish(Ended::Unmounted, Duration::from_secs(60)));
         assert_eq!(fs::read_to_string(&path).unwrap(), "stored", "{name}");
     }
 }

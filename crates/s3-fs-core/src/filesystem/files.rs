@@ -42,6 +42,15 @@ pub struct Unfinished {
     pub kept: Vec<ObjectKey>,
 }
 
+/// How a mount ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Nobody had anything open any more: what was written was closed, and what came through mappings since was all of it.
+    Unmounted,
+    /// It was taken away from whoever used it: a file may be half written.
+    TakenAway,
+}
+
 /// How long removing the parts of files that were not closed may take when the mount ends.
 const ABORT_GRACE: Duration = Duration::from_secs(5);
 
@@ -273,18 +282,23 @@ impl FileSystem {
         }
     }
 
-    /// The mount has ended: waits for the store to have what was acknowledged, unless it is away, and up to `grace` for what else is on its way
+    /// The mount has `ended`: waits for the store to have what was acknowledged, unless it is away, and up to `grace` for what else is on its way
     /// there.
     ///
     /// Cancel-safe, but what is dropped with the runtime leaves parts at the store.
-    pub async fn finish(&self, grace: Duration) -> Unfinished {
-        self.uploads.drain().await;
-        let deadline = Instant::now() + grace;
+    pub async fn finish(&self, ended: Ended, grace: Duration) -> Unfinished {
+        if ended == Ended::Unmounted {
+            // The kernel drops the news that a file was closed if it is unmounted at once.
+            let is_open = |draft: &Arc<Draft>| !draft.is_saved() && !self.writers.is_last(draft);
+            for draft in self.writers.unsaved().into_iter().filter(is_open) {
+                self.save_late(draft.ino(), draft);
+            }
+        }
+        let (is_idle, deadline) = self.drained(grace).await;
         let all_gone = timeout_at(deadline, self.sync_removals()).await;
         if !matches!(all_gone, Ok(Ok(()))) {
             tracing::error!(stats = ?self.removal_stats(), "not all removed files are gone at the store");
         }
-        let is_idle = timeout_at(deadline, self.writes.idle()).await.is_ok();
         if timeout_at(deadline, self.engine.idle()).await.is_err() {
             tracing::info!("the cache on disk was not given all that was read: the disk is slow");
         }
@@ -299,7 +313,8 @@ impl FileSystem {
             lost: lost.iter().map(|draft| draft.key()).collect(),
         };
         let give_up = async {
-            for draft in &unsaved {
+            // Those without names too: parts of them may be at the store.
+            for draft in self.writers.changed() {
                 draft.give_up().await;
             }
             self.writes.idle().await;
@@ -308,6 +323,20 @@ impl FileSystem {
             tracing::warn!("parts of files that were not closed may be left at the store");
         }
         unfinished
+    }
+
+    /// Waits for the store to have what was acknowledged, unless it is away, and for what is on its way there: for that `grace` after the other.
+    /// Whether that is so, and when the grace ends.
+    async fn drained(&self, grace: Duration) -> (bool, Instant) {
+        loop {
+            self.uploads.drain().await;
+            let deadline = Instant::now() + grace;
+            let is_idle = timeout_at(deadline, self.writes.idle()).await.is_ok();
+            // What was closed late is saved first, and waits to be sent then.
+            if !is_idle || !self.uploads.is_served() {
+                return (is_idle, deadline);
+            }
+        }
     }
 
     pub(super) fn end_writing(&self, ino: InodeNo, writer: Writer) {

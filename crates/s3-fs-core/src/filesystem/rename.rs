@@ -173,14 +173,18 @@ impl FileSystem {
             let (key, new_key, stays) = self.keys_that_stay(ino, to).await?;
             let Some(draft) = self.writers.draft(ino) else { return Ok((key, new_key, stays, None)) };
             let paused = draft.pause().await;
-            if !draft.is_bound_to_key() {
+            // What was saved since it was made an object says that it belongs to the old key, and would come back there after a crash.
+            if !draft.is_bound_to_key() && !draft.has_saved() {
                 return Ok((key, new_key, stays, Some(paused)));
             }
             // Making the object takes both.
             drop((stays, paused));
             draft.commit().await?;
         }
-        tracing::warn!(name = to.1, "a large file cannot be renamed while it is being written");
+        tracing::warn!(
+            name = to.1,
+            "a file cannot be renamed while it is being written, if it is large, or closed again and again"
+        );
         Err(Error::new(ErrorKind::Unsupported, "rename").with_name(to.1))
     }
 

@@ -1,5 +1,7 @@
 //! Copying an object within the bucket, whatever its size; onto itself too, which is how a store changes what it keeps besides the bytes.
 
+use std::sync::Arc;
+
 use futures::{StreamExt, TryStreamExt, stream};
 use sluicefs_s3_client::fingerprint::{Likeness, likeness};
 use sluicefs_s3_client::{
@@ -22,7 +24,7 @@ impl WriteEngine {
     /// # Errors
     /// `Exists` for a name that was to be free; `Stale` if the source is another version, or the target not what it was to be.
     pub(crate) async fn copy_object(
-        &self,
+        self: &Arc<Self>,
         source: &ObjectKey,
         meta: &ObjectMeta,
         target: &ObjectKey,
@@ -62,7 +64,7 @@ impl WriteEngine {
     /// # Errors
     /// `Stale` if it is another version, unless the settings let that be replaced; `NoSpace` if it takes no more metadata; as a HEAD and a copy.
     pub(crate) async fn describe(
-        &self,
+        self: &Arc<Self>,
         key: &ObjectKey,
         meta: &ObjectMeta,
         ours: impl FnOnce(&Metadata) -> Result<Metadata>,
@@ -113,7 +115,7 @@ impl WriteEngine {
     }
 
     async fn copy_in_parts(
-        &self,
+        self: &Arc<Self>,
         source: &ObjectKey,
         meta: &ObjectMeta,
         target: &ObjectKey,
@@ -131,6 +133,7 @@ impl WriteEngine {
         let storage_class = kept_class(meta.storage_class);
         let request = CreateUpload { key: target.clone(), attributes, storage_class };
         let upload = self.bucket.create_upload(request).await.map_err(failed)?;
+        let mut ending = Ending { engine: self, target, upload: Some(upload.clone()) };
         let copied = self.copy_parts(source, meta, target, &upload).await;
         let done = match copied {
             Ok(parts) => {
@@ -145,6 +148,7 @@ impl WriteEngine {
         {
             tracing::warn!(key = %target, %upload, %error, "a copy that failed left parts at the store that could not be removed");
         }
+        ending.upload = None;
         Ok(done?.etag)
     }
 
@@ -170,6 +174,26 @@ impl WriteEngine {
             copied.map_err(|error| Error::from_store("rename", error).with_name(source.as_str()))
         };
         stream::iter(starts.enumerate()).map(copy).buffered(COPY_PARTS_AT_ONCE).try_collect().await
+    }
+}
+
+/// An upload of a copy. If who wants the copy goes away before it ends, it is aborted in the background.
+struct Ending<'a> {
+    engine: &'a Arc<WriteEngine>,
+    target: &'a ObjectKey,
+    /// `None` once it has ended.
+    upload: Option<UploadId>,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        let Some(upload) = self.upload.take() else { return };
+        let (bucket, target) = (Arc::clone(&self.engine.bucket), self.target.clone());
+        self.engine.spawn(async move {
+            if let Err(error) = bucket.abort_upload(&target, &upload).await {
+                tracing::warn!(key = %target, %upload, %error, "a copy that was given up left parts at the store that could not be removed");
+            }
+        });
     }
 }
 

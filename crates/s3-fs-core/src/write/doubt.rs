@@ -10,9 +10,9 @@ use crate::error::{Error, Result};
 /// What the last attempt was to make.
 #[derive(Debug, Clone)]
 pub(super) struct Doubt {
-    fingerprint: Fingerprint,
+    pub(super) fingerprint: Fingerprint,
     /// How often the file had been changed then.
-    changes: u64,
+    pub(super) changes: u64,
 }
 
 impl Doubt {
@@ -70,21 +70,30 @@ impl Draft {
             Err(error) if error.kind() == s3::ErrorKind::NotFound => None,
             Err(error) => return Err(Error::from_store("write", error).with_name(key.as_str())),
         };
-        let mut state = self.state.lock();
-        state.doubt = None;
-        let Some(head) = found else { return Ok(None) };
-        if state.changes == doubt.changes {
-            // What it was begun with is still asked for. If the object was made of it, there is nothing left to abort.
-            if let Some(upload) = &state.upload {
+        let (made, is_saved_later) = {
+            let mut state = self.state.lock();
+            state.doubt = None;
+            let Some(head) = found else { return Ok(None) };
+            if state.changes == doubt.changes {
+                // What it was begun with is still asked for. If the object was made of it, there is nothing left to abort.
+                if let Some(upload) = &state.upload {
+                    upload.abandon(&self.engine);
+                }
+                return Ok(Some(Written { etag: head.meta.etag, version_id: head.version_id }));
+            }
+            state.content.made_after_all();
+            if let Some(upload) = state.upload.take() {
                 upload.abandon(&self.engine);
             }
-            return Ok(Some(Written { etag: head.meta.etag, version_id: head.version_id }));
+            state.base = Some(Base::new(&self.engine, &key, &head.meta));
+            let is_saved_later = state.saved.as_ref().is_some_and(|saved| saved.changes > doubt.changes);
+            (head.meta, is_saved_later)
+        };
+        match is_saved_later {
+            true => self.saved_is_change_of(made.etag, made.size).await,
+            // The store has it, or something later.
+            false => self.forget_saved().await,
         }
-        state.content.made_after_all();
-        if let Some(upload) = state.upload.take() {
-            upload.abandon(&self.engine);
-        }
-        state.base = Some(Base::new(&self.engine, &key, &head.meta));
         Ok(None)
     }
 }

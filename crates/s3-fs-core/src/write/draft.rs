@@ -33,6 +33,7 @@ use save::Saved;
 
 pub(super) use names::NamelessBytes;
 pub(crate) use names::{LosingName, Paused};
+pub(super) use save::Sending;
 
 /// How long a write waits for memory that nothing under way will give back, before it fails: buffers of a finished request may
 /// come back a moment after its reply.

@@ -20,6 +20,7 @@ use super::schedule::PartSchedule;
 use super::stage::BLOCK_BYTES;
 use crate::attr::InodeNo;
 use crate::budget::{BUFFER_BYTES, Budget};
+use crate::clock;
 use crate::config::{WriteBack, WriteConfig};
 use crate::inode::stored::Carried;
 use crate::read::ReadEngine;
@@ -210,9 +211,17 @@ impl WriteEngine {
         self.config.write_back == WriteBack::Async
     }
 
-    /// A number for a record, larger than those before.
+    /// A number for a record, larger than those before, also by mounts before this one: the time, in nanoseconds.
     pub(super) fn next_serial(&self) -> u64 {
+        let now = clock::now();
+        let nanos = u64::try_from(now.secs).unwrap_or(0).saturating_mul(1_000_000_000) + u64::from(now.nanos);
+        self.serials.fetch_max(nanos, Ordering::Relaxed);
         self.serials.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A mount that died gave the number `serial`, by a clock that may have gone ahead.
+    pub(super) fn serials_go_on_after(&self, serial: u64) {
+        self.serials.fetch_max(serial.saturating_add(1), Ordering::Relaxed);
     }
 
     /// Something that will give memory back has begun; it ends when the guard is dropped.

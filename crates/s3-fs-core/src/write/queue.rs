@@ -264,11 +264,16 @@ impl UploadQueue {
         loop {
             let mut ended = std::pin::pin!(self.ended.notified());
             ended.as_mut().enable();
-            if self.state.lock().files.values().all(|queued| !queued.is_served) {
+            if !self.is_served() {
                 return;
             }
             ended.await;
         }
+    }
+
+    /// Whether anything in it may still be sent.
+    pub(crate) fn is_served(&self) -> bool {
+        self.state.lock().files.values().any(|queued| queued.is_served)
     }
 
     /// What is in it.

@@ -17,8 +17,10 @@ pub(crate) struct Record {
     endpoint: String,
     bucket: String,
     key: String,
-    /// Of two records of one key in one stage the later counts.
+    /// Of two records of one key in one stage the later counts. No two mounts give the same.
     pub(crate) serial: u64,
+    /// That of the record of which this takes the place, perhaps in another mount's stage.
+    pub(crate) supersedes: Option<u64>,
     /// By the local clock: seconds since 1970, nanoseconds.
     modified: (i64, u32),
     size: u64,
@@ -34,6 +36,10 @@ pub(crate) struct Record {
     must_be_new: bool,
     /// What the object will be known by that was about to be made of it, where its bytes alone do not tell.
     pub(crate) attempted: Option<Fingerprint>,
+    /// That was about to be made of an earlier content: if it was, this is a change of that.
+    pub(crate) is_attempt_older: bool,
+    /// What the object will be known by that was about to be made of a later content: if it was, this is nobody's any more.
+    pub(crate) superseded_by: Option<Fingerprint>,
     /// It is being removed: if the object is gone, nobody else did that.
     pub(crate) is_leaving: bool,
     /// Besides the bytes, if that is known.
@@ -78,6 +84,7 @@ impl Record {
             bucket: bucket.name.to_string(),
             key: key.as_str().to_owned(),
             serial,
+            supersedes: None,
             modified: (noted.modified.secs, noted.modified.nanos),
             size: noted.size,
             written: noted.written.iter().map(|range| (range.start, range.end)).collect(),
@@ -86,6 +93,8 @@ impl Record {
             replaces: noted.replaces,
             must_be_new: noted.must_be_new,
             attempted: None,
+            is_attempt_older: false,
+            superseded_by: None,
             is_leaving: false,
             attributes,
             described: noted.described,
@@ -123,13 +132,20 @@ impl Record {
     pub(super) fn move_to(&mut self, key: &ObjectKey, version: Option<ETag>) {
         key.as_str().clone_into(&mut self.key);
         // The new name may stand for another type.
-        (self.attributes, self.attempted) = (None, None);
+        self.attributes = None;
+        (self.attempted, self.is_attempt_older, self.superseded_by) = (None, false, None);
         if self.replaces.is_some() {
             self.replaces.clone_from(&version);
         }
         if let Some((base, _)) = &mut self.base {
             *base = version;
         }
+    }
+
+    /// The store has an earlier content of it in this version and length, which it is a change of.
+    pub(super) fn is_change_of(&mut self, version: Option<ETag>, size: u64) {
+        self.base = Some((version, size));
+        (self.attempted, self.is_attempt_older) = (None, false);
     }
 
     /// It is described by other metadata.

@@ -10,7 +10,7 @@ use sluicefs_s3_client::{
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::content::Released;
-use super::draft::{Base, Draft, State};
+use super::draft::{Base, Draft, Sending, State};
 use super::engine::{MAX_PARTS_UNDER_WAY, WriteEngine};
 use super::plan::{self, Plan, PlannedPart, Source};
 use crate::config::OnConflict;
@@ -198,7 +198,7 @@ impl Draft {
         let attributes = self.object_attributes(&(self.engine.carried_by)(self.ino)).await?;
         let request =
             PutRequest { key: key.clone(), body: body.clone(), attributes, condition: condition.clone() };
-        self.note_attempt(|| Fingerprint::of_bytes(&body)).await;
+        self.note_attempt(Sending::Whole, || Fingerprint::of_bytes(&body)).await;
         let put = self.engine.bucket.put(request).await;
         let written = put.map_err(|error| {
             self.doubt(&error, &condition, || Fingerprint::of_bytes(&body));
@@ -226,7 +226,7 @@ impl Draft {
         let parts: Vec<Part> = stream::iter(parts).map(make).buffered(window).try_collect().await?;
         // Nor may one be under way that was cut off: it would fail, and that would be taken for a failure of what is written next.
         self.parts_ended().await;
-        self.note_attempt(|| Fingerprint::of_parts(&parts)).await;
+        self.note_attempt(Sending::Parts, || Fingerprint::of_parts(&parts)).await;
         let key = upload.key.clone();
         let request = CompleteUpload { key, upload: id, parts: parts.clone(), condition: condition.clone() };
         self.engine.bucket.complete_upload(request).await.map_err(|error| {

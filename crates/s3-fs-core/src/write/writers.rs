@@ -61,6 +61,12 @@ impl Writers {
         writers.values().map(Writer::draft).filter(|draft| draft.needs_commit()).cloned().collect()
     }
 
+    /// The files that are not what the store has, those without names included.
+    pub(crate) fn changed(&self) -> Vec<Arc<Draft>> {
+        let writers = self.0.lock();
+        writers.values().map(Writer::draft).filter(|draft| draft.is_changed()).cloned().collect()
+    }
+
     /// Whether no handle writes `draft` any more.
     pub(crate) fn is_last(&self, draft: &Arc<Draft>) -> bool {
         self.0.lock().get(&draft.ino).is_some_and(|writer| writer.is_idle(draft))

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use sluicefs_core::{
-    Creation, ErrorKind, Existing, FileSystem, FsConfig, HandleId, InodeNo, NewAttr, ReadConfig, Replace,
-    WriteConfig,
+    Creation, Ended, ErrorKind, Existing, FileSystem, FsConfig, HandleId, InodeNo, NewAttr, ReadConfig,
+    Replace, WriteConfig,
 };
 use sluicefs_s3_client::testing::{Fault, FaultBucket, MemoryBucket, Operation, Rule, When};
 use sluicefs_s3_client::{self as s3, ByteRange, ETag};
@@ -91,7 +91,7 @@ async fn what_could_not_be_written_is_not_read_as_if_it_had_been() {
     rig.fs.write(writer, 0, b"X").await.unwrap();
     assert_eq!(rig.fs.flush(writer).await.unwrap_err().kind(), ErrorKind::AccessDenied);
     rig.fs.release(writer);
-    rig.fs.finish(Duration::from_secs(60)).await;
+    rig.fs.finish(Ended::Unmounted, Duration::from_secs(60)).await;
     // The kernel may have pages with the X under this number, so it is nobody's any more.
     assert_eq!(rig.read(reader).await, Err(ErrorKind::Stale));
     assert_eq!(rig.fs.open(ino).await.unwrap_err().kind(), ErrorKind::Stale);
@@ -107,7 +107,7 @@ async fn a_removal_that_was_refused_changes_nothing() {
     rig.refuse(Operation::Delete, "f", When::Always);
     let reader = rig.open("f").await;
     assert_eq!(rig.fs.unlink(InodeNo::ROOT, "f").await.unwrap_err().kind(), ErrorKind::AccessDenied);
-    rig.fs.finish(Duration::from_secs(60)).await;
+    rig.fs.finish(Ended::Unmounted, Duration::from_secs(60)).await;
     assert_eq!(rig.store.object("f").unwrap().head.meta, before);
     assert_eq!(rig.read(reader).await.unwrap(), "f");
 }
@@ -119,7 +119,7 @@ async fn a_file_whose_old_name_could_not_be_removed_has_both() {
     let reader = rig.open("target").await;
     rig.ino("f").await;
     assert_eq!(rig.rename("f", "target").await, Err(ErrorKind::AccessDenied));
-    rig.fs.finish(Duration::from_secs(60)).await;
+    rig.fs.finish(Ended::Unmounted, Duration::from_secs(60)).await;
     assert_eq!(rig.stored("target"), b"f", "nothing is written over the copy");
     assert_eq!(rig.read(reader).await.unwrap(), "target", "who had it open reads on");
     for name in ["f", "target"] {
@@ -204,7 +204,7 @@ async fn an_inode_stays_until_what_was_written_is_stored() {
     // close(2) failed, or was never called; then the kernel forgets the file.
     rig.fs.release(opened.handle);
     rig.fs.forget(entry.attr.ino, 1);
-    rig.fs.finish(Duration::from_secs(60)).await;
+    rig.fs.finish(Ended::Unmounted, Duration::from_secs(60)).await;
     assert_eq!(rig.fs.inode_count(), 1);
     assert_eq!(rig.fs.lookup(InodeNo::ROOT, "f").await.unwrap().attr.size, 7);
 }

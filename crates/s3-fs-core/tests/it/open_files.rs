@@ -7,7 +7,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use sluicefs_core::{
-    Creation, DirMode, ErrorKind, Existing, FileSystem, FsConfig, InodeNo, Kernel, NewAttr, Ttl,
+    Creation, DirMode, Ended, ErrorKind, Existing, FileSystem, FsConfig, InodeNo, Kernel, NewAttr, Ttl,
 };
 use sluicefs_s3_client::testing::{Fault, FaultBucket, MemoryBucket, Operation, Rule, When};
 use sluicefs_s3_client::{self as s3, ByteRange};
@@ -353,7 +353,7 @@ async fn a_new_file_that_could_not_be_written_is_not_there() {
     fs.write(opened.handle, 0, b"x").await.unwrap();
     assert_eq!(fs.flush(opened.handle).await.unwrap_err().kind(), ErrorKind::AccessDenied);
     fs.release(opened.handle);
-    fs.finish(Duration::from_secs(60)).await;
+    fs.finish(Ended::Unmounted, Duration::from_secs(60)).await;
     assert_eq!(fs.lookup(InodeNo::ROOT, "f").await.unwrap_err().kind(), ErrorKind::NotFound);
     let (_, opened) = create().await.unwrap();
     fs.flush(opened.handle).await.unwrap();

@@ -60,7 +60,10 @@ impl FileSystem {
         for ino in self.tree.table.below(source.ino) {
             self.readers_follow(ino, (&old, &new), &copies);
         }
-        self.delete_objects(&objects, &old).await?;
+        if let Err(error) = self.delete_objects(&objects, &old).await {
+            self.writers_follow(source.ino, (&old, &new), &copies).await;
+            return Err(error);
+        }
         let known = match objects.is_empty() {
             // It is there for this mount alone, or the server does not list what makes it exist.
             true => {
@@ -98,7 +101,7 @@ impl FileSystem {
             let moving = self.writes.begin_move(old, new).await;
             let below = self.tree.table.below(ino);
             let mut drafts = below.iter().filter_map(|ino| self.writers.draft(*ino));
-            if !drafts.any(|draft| draft.is_bound_to_key()) {
+            if !drafts.any(|draft| draft.is_bound_to_key() || draft.has_saved()) {
                 return Ok(moving);
             }
         }
@@ -115,6 +118,31 @@ impl FileSystem {
         let Some(name) = key.as_str().strip_prefix(old.as_str()) else { return };
         if let (Some(copy), Ok(new_key)) = (self.copy_of(ino, name, copies), key_below(new, name)) {
             self.files.moved(ino, new_key, &copy);
+        }
+    }
+
+    /// Not all objects of the directory `ino` could be deleted after they were copied: what is written to files of those that were goes to the
+    /// copies, as it is based on these.
+    async fn writers_follow(&self, ino: InodeNo, (old, new): Move<'_>, copies: &Copies<'_>) {
+        let left = match self.all_below(old).await {
+            Ok(left) => left,
+            Err(error) => {
+                tracing::error!(from = %old, to = %new, %error, "a directory moved in part: what is being written to files below it may be refused, as their objects may be gone");
+                return;
+            }
+        };
+        for ino in self.tree.table.below(ino) {
+            let (Some(draft), Ok(key)) = (self.writers.draft(ino), self.tree.key("rename", ino)) else {
+                continue;
+            };
+            let Some(name) = key.as_str().strip_prefix(old.as_str()).filter(|name| !left.contains_key(*name))
+            else {
+                continue;
+            };
+            if let (Some(copy), Ok(new_key)) = (self.copy_of(ino, name, copies), key_below(new, name)) {
+                let paused = draft.pause().await;
+                draft.moved(&paused, new_key, Some(&copy)).await;
+            }
         }
     }
 

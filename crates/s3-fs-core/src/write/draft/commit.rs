@@ -53,12 +53,7 @@ impl Draft {
         if !is_wanted(&self) {
             return Ok(());
         }
-        let made = match self.settle_doubt().await {
-            Ok(None) => self.make_object_or_find_it().await,
-            Ok(Some(written)) => Ok(written),
-            Err(error) => Err(error),
-        };
-        match made {
+        match self.make_object_unless_made().await {
             Ok(written) => {
                 let meta = {
                     let state = self.state.lock();
@@ -92,6 +87,15 @@ impl Draft {
                 self.state.lock().failed = Some(error.clone());
                 Err(error)
             }
+        }
+    }
+
+    /// Makes the object, unless an attempt whose answer was lost has made it.
+    async fn make_object_unless_made(&self) -> Result<Written> {
+        self.know_what_was_restored().await?;
+        match self.settle_doubt().await? {
+            Some(written) => Ok(written),
+            None => self.make_object_or_find_it().await,
         }
     }
 

@@ -8,12 +8,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use sluicefs_cache_dir::StageFile;
-use sluicefs_s3_client::{ETag, Fingerprint, ObjectKey};
+use sluicefs_s3_client::{ByteRange, ETag, Fingerprint, ObjectKey};
 
 use super::{Base, Committing, Doubt, Draft, State};
 use crate::attr::InodeNo;
+use crate::error::Result;
 use crate::write::content::Content;
 use crate::write::engine::WriteEngine;
+use crate::write::gather::Sources;
+use crate::write::plan::Plan;
 use crate::write::record::{Noted, Record};
 use crate::write::spill::{Job, OnDisk};
 
@@ -23,7 +26,18 @@ pub(in crate::write) struct Saved {
     pub(in crate::write) file: Arc<StageFile>,
     record: Record,
     /// How often it had been changed then.
-    changes: u64,
+    pub(in crate::write) changes: u64,
+    /// Another process saved it, and may have sent it without a note of that.
+    may_be_sent: bool,
+}
+
+/// How an object is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::write) enum Sending {
+    /// In one request.
+    Whole,
+    /// In parts.
+    Parts,
 }
 
 /// What has to be on disk for a file to be safe.
@@ -49,6 +63,7 @@ impl Draft {
         file: StageFile,
     ) -> Arc<Self> {
         let (key, noted, file) = (record.key(), record.noted(), Arc::new(file));
+        engine.serials_go_on_after(record.serial);
         let draft = Self::new(engine, ino, key.clone(), None);
         {
             let mut state = draft.state.lock();
@@ -61,8 +76,11 @@ impl Draft {
             state.created = state.base.is_none() && noted.replaces.is_none();
             (state.replaces, state.must_be_new) = (noted.replaces, noted.must_be_new);
             (state.mtime, state.is_restored) = (noted.modified, true);
-            state.doubt = record.attempted.clone().map(|fingerprint| Doubt::new(fingerprint, state.changes));
-            state.saved = Some(Saved { file, record, changes: state.changes });
+            state.changes = 1;
+            let attempted_at = if record.is_attempt_older { 0 } else { state.changes };
+            state.doubt = record.attempted.clone().map(|fingerprint| Doubt::new(fingerprint, attempted_at));
+            let may_be_sent = state.doubt.is_none();
+            state.saved = Some(Saved { file, record, changes: state.changes, may_be_sent });
         }
         *draft.attributes.lock() = noted.attributes;
         draft
@@ -86,6 +104,10 @@ impl Draft {
             return true;
         }
         let _committing = Committing::begin(&self);
+        // What cannot be read of what was saved before cannot be saved anew: the log has the reason.
+        if self.know_what_was_restored().await.is_err() {
+            return false;
+        }
         self.until_still().await;
         let described = (self.engine.carried_by)(self.ino).metadata;
         let Some(saving) = self.saving(described) else { return false };
@@ -146,7 +168,13 @@ impl Draft {
             attributes: self.attributes.lock().clone(),
             described,
         };
-        let record = Record::new(self.engine.bucket.identity(), &state.key, self.engine.next_serial(), noted);
+        let mut record =
+            Record::new(self.engine.bucket.identity(), &state.key, self.engine.next_serial(), noted);
+        record.supersedes = state.saved.as_ref().map(|saved| saved.record.serial);
+        if let Some(doubt) = &state.doubt {
+            record.attempted = Some(doubt.fingerprint.clone());
+            record.is_attempt_older = doubt.changes != state.changes;
+        }
         let in_memory = state.content.all_in_memory();
         let job = Job::new(stage, &mut state, in_memory);
         Some(Saving { job, record, changes: state.changes })
@@ -160,7 +188,7 @@ impl Draft {
             state.content.left(&job.leaving);
             state.on_disk.is_moving = false;
             state.on_disk.put(Arc::clone(&file));
-            state.saved.replace(Saved { file, record, changes })
+            state.saved.replace(Saved { file, record, changes, may_be_sent: false })
         };
         // The blocks come back to the budget before anybody hears of it.
         drop(job);
@@ -216,17 +244,57 @@ impl Draft {
         self.amend_saved(|record| record.describe(described)).await;
     }
 
-    /// The object is about to be made. If that takes bytes of the old one, which then is no more, nobody could tell after a crash whether it was
-    /// made, unless it is noted what it will be known by.
-    pub(in crate::write) async fn note_attempt(&self, made: impl FnOnce() -> Fingerprint) {
-        let takes_old_bytes = {
+    /// What was saved of it is a change of this object, as it is itself.
+    pub(in crate::write) async fn saved_is_change_of(&self, version: Option<ETag>, size: u64) {
+        self.amend_saved(|record| record.is_change_of(version, size)).await;
+    }
+
+    /// The object is about to be made. It is noted what it will be known by, if nobody could tell after a crash by what was saved that it was made:
+    /// if that was another content; if it takes bytes of the old object, which then is no more; and of parts, whose sizes the settings say.
+    pub(in crate::write) async fn note_attempt(&self, sending: Sending, made: impl FnOnce() -> Fingerprint) {
+        let note: fn(&mut Record, Fingerprint) = {
             let state = self.state.lock();
-            state.is_saved() && state.base.is_some() && !state.content.in_base().is_empty()
+            let takes_old_bytes = || state.base.is_some() && !state.content.in_base().is_empty();
+            match &state.saved {
+                Some(_) if !state.is_saved() => |record, made| record.superseded_by = Some(made),
+                Some(_) if sending == Sending::Parts || takes_old_bytes() => |record, made| {
+                    (record.attempted, record.is_attempt_older) = (Some(made), false);
+                },
+                _ => return,
+            }
         };
-        if takes_old_bytes {
-            let fingerprint = made();
-            self.amend_saved(|record| record.attempted = Some(fingerprint)).await;
+        let made = made();
+        self.amend_saved(|record| note(record, made)).await;
+    }
+
+    /// A mount that died may have sent what it had saved. If the file was written to since, the object must be known by that content.
+    ///
+    /// # Errors
+    /// `Io` if the disk fails.
+    pub(super) async fn know_what_was_restored(&self) -> Result<()> {
+        let (noted, changes, sources) = {
+            let state = self.state.lock();
+            let saved = state.saved.as_ref().filter(|saved| saved.may_be_sent && !state.is_saved());
+            let Some(saved) = saved.filter(|_| state.doubt.is_none()) else { return Ok(()) };
+            let sources = Sources { base: None, file: Some(Arc::clone(&saved.file)) };
+            (saved.record.noted(), saved.changes, sources)
+        };
+        let lengths = (noted.size, noted.base_len);
+        let content = Content::on_disk(self.engine.schedule, lengths, &noted.written);
+        // All others were noted before they were sent.
+        let fingerprint = if content.plan(false) == Plan::Whole && content.in_base().is_empty() {
+            let pieces = content.pieces(ByteRange::new(0, noted.size)).unwrap_or_default();
+            let body = self.engine.gather(pieces, &sources).await?.into_bytes();
+            Some(Fingerprint::of_bytes(&body.into()))
+        } else {
+            None
+        };
+        let mut state = self.state.lock();
+        if let Some(saved) = &mut state.saved {
+            saved.may_be_sent = false;
         }
+        state.doubt = fingerprint.map(|fingerprint| Doubt::new(fingerprint, changes));
+        Ok(())
     }
 
     async fn amend_saved(&self, change: impl FnOnce(&mut Record)) {
