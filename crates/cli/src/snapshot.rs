@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sluicefs_core::{
-    FileBeingWritten, FileSystem, FsConfig, LostFile, QueuedFile, QueuedState, Ttl, WriteStatus,
+    DiskStats, FileBeingWritten, FileSystem, FsConfig, LostFile, QueuedFile, QueuedState, Ttl, WriteStatus,
 };
 use tokio::time::Instant;
 
@@ -61,6 +61,7 @@ impl Snapshots {
                     "limit_bytes": (limit_bytes != u64::MAX).then_some(limit_bytes),
                 }))
             }),
+            "disk_cache": config.read.disk.is_some().then(|| disk_cache(&reading.disk)),
             "open_files": open_files,
             "open_directories": open_directories,
             "fetched_bytes": reading.bytes_fetched,
@@ -93,6 +94,18 @@ fn options(config: &FsConfig, cache: Option<&(String, Option<u64>)>) -> Value {
         "attributes": format!("{:?}", config.attributes).to_lowercase(),
         "allow_symlinks": format!("{:?}", config.symlinks).to_lowercase(),
         "cache": cache.map(|(directory, _)| directory),
+    })
+}
+
+fn disk_cache(disk: &DiskStats) -> Value {
+    json!({
+        "read_bytes": disk.read_bytes,
+        "written_bytes": disk.written_bytes,
+        "left_out_blocks": disk.left_out_blocks,
+        "damaged": disk.damaged,
+        "errors": disk.errors,
+        "checked_objects": disk.proven,
+        "passed_through": disk.local_opens,
     })
 }
 

@@ -10,6 +10,7 @@
 mod changes;
 mod directories;
 mod files;
+mod local;
 mod names;
 
 use std::ffi::OsStr;
@@ -33,9 +34,11 @@ use tokio::runtime::Handle;
 use crate::convert::{Caller, attributes, inode, is_direct};
 use crate::device::Device;
 use crate::errno::ErrorLog;
-use crate::kernel::{Learnt, negotiate};
+use crate::kernel::{Learnt, allow_passthrough, negotiate};
 use crate::tasks::Requests;
 use files::ReadRequest;
+use local::LocalOpens;
+pub use local::Passthrough;
 
 /// Whether extended attributes can be read.
 ///
@@ -54,9 +57,17 @@ pub enum Xattrs {
 pub(crate) struct Adapter {
     core: Arc<Core>,
     requests: Requests,
-    request_kb: u32,
-    xattrs: Xattrs,
+    config: AdapterConfig,
     learnt: Learnt,
+}
+
+/// How requests are served.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AdapterConfig {
+    /// The largest request in KiB.
+    pub(crate) request_kb: u32,
+    pub(crate) xattrs: Xattrs,
+    pub(crate) passthrough: Passthrough,
 }
 
 /// What a task needs to finish a request.
@@ -65,6 +76,7 @@ struct Core {
     fs: Arc<FileSystem>,
     errors: ErrorLog,
     device: Device,
+    local: LocalOpens,
 }
 
 /// Inode numbers are never used for another file while the mount lives.
@@ -77,11 +89,11 @@ impl Adapter {
     pub(crate) fn new(
         (fs, device): (Arc<FileSystem>, Device),
         runtime: Handle,
-        request_kb: u32,
-        xattrs: Xattrs,
+        config: AdapterConfig,
     ) -> Self {
-        let core = Arc::new(Core { fs, errors: ErrorLog::default(), device });
-        Self { core, requests: Requests::new(runtime), request_kb, xattrs, learnt: Learnt::default() }
+        let (errors, local) = (ErrorLog::default(), LocalOpens::default());
+        let core = Arc::new(Core { fs, errors, device, local });
+        Self { core, requests: Requests::new(runtime), config, learnt: Learnt::default() }
     }
 
     /// What INIT will tell of the kernel.
@@ -96,7 +108,13 @@ impl Adapter {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        negotiate(config, self.request_kb, &self.learnt)
+        negotiate(config, self.config.request_kb, &self.learnt)?;
+        let is_wanted =
+            self.config.passthrough == Passthrough::WherePossible && self.core.fs.may_have_local_files();
+        if is_wanted && allow_passthrough(config) {
+            self.core.local.turn_on();
+        }
+        Ok(())
     }
 
     // === Names and attributes ===
@@ -134,7 +152,7 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        if self.xattrs == Xattrs::Off {
+        if self.config.xattrs == Xattrs::Off {
             return reply.error(Errno::ENOSYS);
         }
         let Some(name) = name.to_str() else { return reply.error(Errno::ENODATA) };
@@ -142,7 +160,7 @@ impl Filesystem for Adapter {
     }
 
     fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        if self.xattrs == Xattrs::Off {
+        if self.config.xattrs == Xattrs::Off {
             return reply.error(Errno::ENOSYS);
         }
         self.requests.serve(self.core().listxattr(ino, size, reply));
@@ -160,7 +178,7 @@ impl Filesystem for Adapter {
         if changes::writes(flags) {
             return self.requests.serve(self.core().open_for_writing(ino, flags, reply));
         }
-        self.requests.serve(self.core().open(ino, reply));
+        self.requests.serve(self.core().open(ino, flags, reply));
     }
 
     fn read(
@@ -199,13 +217,14 @@ impl Filesystem for Adapter {
     fn release(
         &self,
         _request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         handle: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        self.core.local.remove(ino.0);
         self.core.fs.release(HandleId(handle.0));
         reply.ok();
     }

@@ -94,6 +94,13 @@ pub(crate) fn fopen_flags(opened: &OpenedFile) -> FopenFlags {
     keep | FopenFlags::FOPEN_NOFLUSH
 }
 
+/// The same for a file that the kernel reads by itself, opened with `flags`. It takes no word of its pages then (fs/fuse/iomode.c).
+pub(crate) fn passthrough_flags(flags: OpenFlags) -> FopenFlags {
+    // Who reads past the pages is served here.
+    let past = if is_direct(flags) { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::empty() };
+    past | FopenFlags::FOPEN_NOFLUSH
+}
+
 /// Who asks for access.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Caller {

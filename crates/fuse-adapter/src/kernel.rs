@@ -88,6 +88,13 @@ pub(crate) fn negotiate(config: &mut KernelConfig, request_kb: u32, learnt: &Lea
     Ok(())
 }
 
+/// Asks for the right to let the kernel read local files by itself; false if it does not know how.
+pub(crate) fn allow_passthrough(config: &mut KernelConfig) -> bool {
+    // Backing files may lie on a file system that is stacked on no other.
+    let is_known = config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok();
+    is_known && config.set_max_stack_depth(1).is_ok()
+}
+
 /// Lets requests be larger than 1 MiB, if that is wanted: the limit is the whole machine's, and read at INIT.
 pub(crate) fn raise_request_limit(request_kb: u32) {
     if request_kb <= DEFAULT_REQUEST_KB {

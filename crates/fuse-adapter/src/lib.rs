@@ -14,6 +14,6 @@ mod session;
 mod sys;
 mod tasks;
 
-pub use adapter::Xattrs;
+pub use adapter::{Passthrough, Xattrs};
 pub use session::{MountConfig, MountedSession, SessionError, mount};
 pub use sluicefs_fuse_mount::{Access, Method, MountError, UnmountMode};

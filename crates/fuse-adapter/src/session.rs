@@ -16,7 +16,7 @@ use sluicefs_fuse_mount::{
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::adapter::{Adapter, Xattrs};
+use crate::adapter::{Adapter, AdapterConfig, Passthrough, Xattrs};
 use crate::device::Device;
 use crate::kernel::{DEFAULT_REQUEST_KB, raise_read_ahead, raise_request_limit};
 use crate::notify::Notices;
@@ -42,6 +42,8 @@ pub struct MountConfig {
     pub max_request_kb: u32,
     /// Who answers questions for extended attributes, default nobody.
     pub xattrs: Xattrs,
+    /// Whether the kernel reads what is whole in the cache on disk by itself. Default where it can.
+    pub passthrough: Passthrough,
 }
 
 impl MountConfig {
@@ -56,6 +58,7 @@ impl MountConfig {
             read_ahead_kb: Some(1024),
             max_request_kb: DEFAULT_REQUEST_KB,
             xattrs: Xattrs::Off,
+            passthrough: Passthrough::WherePossible,
         }
     }
 }
@@ -121,7 +124,9 @@ pub fn mount(
     raise_request_limit(config.max_request_kb);
     let (device, point) = attach(target, &config)?;
     let replies = Device::new(&device).map_err(MountError::Device)?;
-    let adapter = Adapter::new((Arc::clone(&fs), replies), runtime, config.max_request_kb, config.xattrs);
+    let (request_kb, xattrs, passthrough) = (config.max_request_kb, config.xattrs, config.passthrough);
+    let settings = AdapterConfig { request_kb, xattrs, passthrough };
+    let adapter = Adapter::new((Arc::clone(&fs), replies), runtime, settings);
     let learnt = adapter.learnt();
     let (acl, fuser_config) = fuser_settings(&config);
     let session = Session::from_fd(adapter, device, acl, fuser_config).map_err(SessionError::Handshake)?;

@@ -3,6 +3,7 @@
 mod attributes;
 mod files;
 mod links;
+mod local;
 mod names;
 mod refresh;
 mod rename;

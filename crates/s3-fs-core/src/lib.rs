@@ -33,7 +33,7 @@ pub mod xattr;
 pub use attr::{
     Attr, DirEntry, DirMode, Entry, FileKind, HandleId, InodeNo, NewAttr, OpenedFile, SetAttr, StatFs,
 };
-pub use cache::disk::{DiskCacheConfig, DiskCacheError, DiskStats};
+pub use cache::disk::{DiskCacheConfig, DiskCacheError, DiskStats, LocalFile};
 pub use config::{
     Allow, Attributes, Exclusive, FsConfig, OnConflict, OwnerOfNew, ReadConfig, Symlinks, Ttl, VersionPolicy,
     WriteBack, WriteConfig,

@@ -18,6 +18,8 @@ use sluicefs_s3_client::{ByteRange, ObjectKey, ObjectMeta};
 use self::begun::Begun;
 use self::moved::Moved;
 use crate::attr::InodeNo;
+use crate::cache::BLOCK_BYTES;
+use crate::cache::disk::LocalFile;
 use crate::error::{Error, ErrorKind, Result};
 use crate::inode::{Follow, Versions, is_same_version};
 use crate::kernel::{Destination, Kernel};
@@ -301,6 +303,25 @@ impl FileHandle {
         }
         let data = object.read(range).await?;
         if self.file.deliver(pinned) { Ok(Some(data)) } else { Err(self.stale()) }
+    }
+
+    /// A local file with the bytes that this handle reads, if there is one and it may be read without asking here.
+    pub(crate) async fn local_file(&self) -> Option<LocalFile> {
+        let Pin { pinned, object } = self.pin().ok()?;
+        // What moved on may have a length that the kernel has not taken in yet. And a block is read by one request, which costs less than
+        // opening another file for it.
+        let is_worth_it = pinned.moved.is_none() && pinned.meta.size > BLOCK_BYTES;
+        if is_worth_it { object.local_file().await } else { None }
+    }
+
+    /// This handle is read from its local file from now on, which delivers its version; false if the file has another one meanwhile.
+    pub(crate) fn reads_locally(&self) -> bool {
+        let Pin { pinned, object } = self.pin.lock().clone();
+        let is_current = self.file.deliver(&pinned);
+        if is_current {
+            object.note_local();
+        }
+        is_current
     }
 
     /// Whether the file is still of the version of `pin`, as far as is known.

@@ -130,6 +130,23 @@ impl Warmer {
         Ok(blocking(move || object.right_bytes(&etag)).await?)
     }
 
+    /// The same, but of an object that is whole, and was found right before, nothing is read. One that is found right now is known to be from then on, until
+    /// somebody writes to its file.
+    ///
+    /// # Errors
+    /// `Disk`.
+    pub async fn prove(&self, cold: &Cold) -> Result<u64, WarmError> {
+        let (object, etag) = (Arc::clone(&cold.object), cold.etag.clone());
+        if !cold.absent.is_empty() {
+            return Ok(cold.size - cold.absent_bytes());
+        }
+        if blocking(move || object.is_proven(&etag)).await? {
+            return Ok(cold.size);
+        }
+        cold.object.settled(&cold.etag).await?;
+        self.verify(cold).await
+    }
+
     /// Removes an object from the cache; false if somebody has it open.
     ///
     /// # Errors

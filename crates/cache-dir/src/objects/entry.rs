@@ -6,15 +6,27 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use rustix::fs::{FlockOperation, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use super::direct::{Direct, write_all_at};
 use super::format::{BLOCK_BYTES, HEAD_BYTES, Identity, RECORD_BYTES, Sealed, read_head};
+use super::stamp::{STAMP_BYTES, Stamp};
+
+/// Only the owner reads and writes what is cached.
+const MODE: u32 = 0o600;
+
+/// Where the stamp is in an index: at the end of its head.
+const STAMP_AT: u64 = (HEAD_BYTES - STAMP_BYTES) as u64;
+
+/// So many records are read at a time.
+const RECORDS_AT_ONCE: u32 = 8192;
 
 /// How often an entry that vanishes while it is being opened is looked for again.
 const MAX_OPENS: usize = 3;
@@ -150,6 +162,63 @@ impl Entry {
             .collect())
     }
 
+    /// Whether all blocks are there, right or not.
+    ///
+    /// # Errors
+    /// What the system refused.
+    pub fn is_whole(&self) -> io::Result<bool> {
+        let mut blocks = 0..u32::try_from(self.sealed.identity.blocks()).map_err(io::Error::other)?;
+        while let Some(first) = blocks.next() {
+            let count = (blocks.end - first).min(RECORDS_AT_ONCE);
+            if self.records(first, count)?.contains(&0) {
+                return Ok(false);
+            }
+            blocks.start = first + count;
+        }
+        Ok(true)
+    }
+
+    /// Whether all blocks were found right, and nobody has written to the data since: whoever reads the file then reads the object.
+    ///
+    /// # Errors
+    /// What the system refused.
+    pub fn is_proven(&self) -> io::Result<bool> {
+        let mut bytes = [0; STAMP_BYTES];
+        match self.index.read_exact_at(&mut bytes, STAMP_AT) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+            read => read?,
+        }
+        let stamp = Stamp::decode(&bytes, &self.sealed);
+        Ok(stamp.is_some() && stamp == Some(self.stamp()?))
+    }
+
+    /// How long it takes until a [check](super::Check) can prove it: until what is written to the data from then on must show in its times. Zero if that is
+    /// so already.
+    ///
+    /// # Errors
+    /// What the system refused.
+    pub fn settles_in(&self) -> io::Result<Duration> {
+        let stamp = self.stamp()?;
+        // It is changed as far as that time goes, and nothing else: no use of it, which the other times tell.
+        rustix::fs::fchmod(&self.index, Mode::from_raw_mode(MODE))?;
+        Ok(stamp.settles_in(&self.index.metadata()?))
+    }
+
+    /// What the data is now.
+    pub(super) fn stamp(&self) -> io::Result<Stamp> {
+        Ok(Stamp::of(&self.data.metadata()?))
+    }
+
+    /// Notes that the data was right as it was at `stamp`, once it is durable; false if somebody wrote to it since.
+    pub(super) fn prove(&self, stamp: Stamp) -> io::Result<bool> {
+        self.data.sync_all()?;
+        let is_same = self.stamp()? == stamp;
+        if is_same {
+            self.index.write_all_at(&stamp.encode(&self.sealed), STAMP_AT)?;
+        }
+        Ok(is_same)
+    }
+
     /// Reads block `index` into `bytes`, which has its length, and holds it against its `record`.
     ///
     /// # Errors
@@ -185,6 +254,13 @@ impl Entry {
         let records: Vec<u8> = records.into_iter().flat_map(u64::to_le_bytes).collect();
         self.index.write_all_at(&records, record_offset(first))?;
         Ok(blocks.iter().map(|bytes| bytes.len() as u64).sum())
+    }
+}
+
+/// Its data file. Only of one that [is proven](Entry::is_proven) it has the bytes of the object.
+impl AsFd for Entry {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.data.as_fd()
     }
 }
 
@@ -263,7 +339,7 @@ impl Files {
 
 pub(super) fn open_options() -> OpenOptions {
     let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits() as i32);
+    options.read(true).write(true).mode(MODE).custom_flags(OFlags::NOFOLLOW.bits() as i32);
     options
 }
 

@@ -1,13 +1,15 @@
 //! What a cached object looks like on disk: its identity, the head of its index, the checksum of a block.
 //!
 //! Pure functions. An index is a head of [`HEAD_BYTES`], which says whose bytes these are, and then eight bytes for each block: 0 while the
-//! block is absent, else its checksum. Identity and place go into the checksum, so that a block of another object, of another version or
+//! block is absent, else its checksum. The head ends with room for a [stamp](super::stamp). Identity and place go into the checksum, so that a block of another object, of another version or
 //! from another place is as wrong as one with a flipped bit.
 
 use std::fmt::Write as _;
 
 use crc_fast::{CrcAlgorithm, Digest as CrcDigest};
 use sha2::{Digest as _, Sha256};
+
+use super::stamp::STAMP_BYTES;
 
 /// Bytes in a block; the last one of an object may be shorter.
 pub const BLOCK_BYTES: u64 = 128 << 10;
@@ -88,7 +90,7 @@ impl Sealed {
     /// `None` if the identity is too long to be kept, which no S3 server's is.
     pub fn new(identity: Identity) -> Option<Self> {
         let encoded = identity.encode();
-        if FIXED_BYTES + encoded.len() > HEAD_BYTES {
+        if FIXED_BYTES + encoded.len() > HEAD_BYTES - STAMP_BYTES {
             return None;
         }
         let mut name = String::with_capacity(32);
@@ -110,7 +112,14 @@ impl Sealed {
         &self.name
     }
 
-    /// The head of its index.
+    /// The checksum of something that is said of it, other than the bytes of a block.
+    pub(super) fn checksum(&self, bytes: &[u8]) -> u64 {
+        let mut digest = self.seed;
+        digest.update(bytes);
+        digest.finalize()
+    }
+
+    /// The head of its index, without a stamp.
     pub(super) fn head(&self) -> Vec<u8> {
         let mut head = MAGIC.to_vec();
         head.extend(checksum(&self.encoded).to_le_bytes());

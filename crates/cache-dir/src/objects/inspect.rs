@@ -5,12 +5,10 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::entry::{Entry, Files, Opened, Stored, open_if_there};
-use super::format::{BLOCK_BYTES, HEAD_BYTES, Identity, Sealed, read_head};
+use super::check::{Verified, verify_blocks};
+use super::entry::{Entry, Files, Opened, open_if_there};
+use super::format::{HEAD_BYTES, Identity, Sealed, read_head};
 use super::quota::{Census, Found, census};
-
-/// So many records of an index are read at a time.
-const RECORDS_AT_ONCE: u32 = 8192;
 
 /// An object version in the cache.
 #[derive(Debug, Clone)]
@@ -22,17 +20,6 @@ pub struct CachedObject {
     /// When it was opened last.
     pub used: SystemTime,
     files: Files,
-}
-
-/// What a verification found.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Verified {
-    /// Blocks whose bytes are right.
-    pub right_blocks: u64,
-    /// Bytes in those.
-    pub right_bytes: u64,
-    /// Blocks and entries that were not what had been written; they are out of the cache now.
-    pub damaged: u64,
 }
 
 /// The objects in the cache at `directory`, those used longest ago first.
@@ -66,35 +53,6 @@ pub fn verify(directory: &Path, object: &CachedObject) -> io::Result<Verified> {
         Opened::Damaged => return Ok(damaged),
     };
     verify_blocks(&entry)
-}
-
-/// Reads every block of `entry` and holds it against its checksum. What is wrong is absent from now on.
-///
-/// # Errors
-/// If its files cannot be read.
-pub fn verify_blocks(entry: &Entry) -> io::Result<Verified> {
-    let blocks = u32::try_from(entry.identity().blocks()).map_err(io::Error::other)?;
-    let mut verified = Verified::default();
-    let mut block = vec![0; BLOCK_BYTES as usize];
-    let mut first = 0;
-    while first < blocks {
-        let count = RECORDS_AT_ONCE.min(blocks - first);
-        for (index, record) in (first..).zip(entry.records(first, count)?) {
-            if record == 0 {
-                continue;
-            }
-            let bytes = &mut block[..entry.identity().block_len(index)];
-            match entry.read(index, record, bytes)? {
-                Stored::Right => {
-                    verified.right_blocks += 1;
-                    verified.right_bytes += bytes.len() as u64;
-                }
-                Stored::Wrong => verified.damaged += 1,
-            }
-        }
-        first += count;
-    }
-    Ok(verified)
 }
 
 /// Removes `object` from the cache; false if a mount has it open.

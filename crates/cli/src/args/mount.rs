@@ -207,6 +207,10 @@ pub(crate) struct ReadingArgs {
     /// The most that written bytes take in the --cache directory, in bytes. [default: all but a twentieth of the disk, or 4 GiB of it]
     #[arg(long, value_name = "BYTES", requires = "cache")]
     pub(crate) stage_size: Option<u64>,
+    /// Check every block of the --cache directory at each read. Without this, root's mounts that overwrite nothing let the kernel read objects that are whole there, and
+    /// were checked once, by itself: as fast as local files.
+    #[arg(long, requires = "cache")]
+    pub(crate) no_passthrough: bool,
     /// The largest single GET, in bytes. [default: 8388608]
     #[arg(long, value_name = "BYTES")]
     pub(crate) read_part_size: Option<u64>,

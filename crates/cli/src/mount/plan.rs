@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sluicefs_cache_dir::{CacheDirError, StageDir, own_directory};
 use sluicefs_core::FsConfig;
-use sluicefs_fuse::{Access, MountConfig, Xattrs};
+use sluicefs_fuse::{Access, MountConfig, Passthrough, Xattrs};
 
 use crate::args::{AttributesArg, MountArgs};
 use crate::compat::Personality;
@@ -71,6 +71,9 @@ impl Plan {
             session.xattrs = Xattrs::Readable;
         }
         session.read_ahead_kb = args.reading.read_ahead_kb;
+        if args.reading.no_passthrough {
+            session.passthrough = Passthrough::Off;
+        }
         let fs = fs_config(args, source.prefix(), around)?;
         let warm_up = WarmUp::new(args, source.prefix())?;
         if warm_up.is_some() && fs.read.disk.is_none() {

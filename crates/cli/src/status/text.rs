@@ -44,6 +44,15 @@ pub(super) fn of_mount(mount: &Value) -> String {
             size(&stage["used_bytes"])
         ));
     }
+    if let Value::Object(cache) = &mount["disk_cache"] {
+        lines.push(format!(
+            "  cache on disk: {} read, {} written, {} damaged; {} times the kernel was given a whole file to read by itself",
+            size(&cache["read_bytes"]),
+            size(&cache["written_bytes"]),
+            cache["damaged"],
+            cache["passed_through"],
+        ));
+    }
     lines.extend(list(&mount["files_being_written"]).map(file));
     if mount["queue"]["count"].as_u64() > Some(0) {
         let (count, bytes) = (&mount["queue"]["count"], size(&mount["queue"]["bytes"]));

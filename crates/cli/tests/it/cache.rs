@@ -12,6 +12,7 @@ use sluicefs_s3_client::testing::Content;
 use sluicefs_s3_client::testing::memory::pattern;
 
 use crate::sandbox::{Foreground, Listen, Outcome, Sandbox, run};
+use crate::status::status_of;
 
 const LEN: u64 = 5 << 20;
 
@@ -104,6 +105,45 @@ fn the_cache_is_listed_verified_and_cleared() {
     assert_eq!(rig.cache(&["size"]).expect_success().stdout, "0 objects, 0 bytes\n");
 }
 
+/// The model is read as a local file by the first open after it was checked: in the background, by hand, or when it was brought there.
+#[test]
+fn what_was_checked_once_is_read_by_the_kernel_alone() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can let the kernel read other files");
+        return;
+    }
+    let rig = Rig::new();
+    let passed_through = |options: &[&str]| {
+        let options = [&["--foreground", "--read-only", "--cache", rig.dir()], options].concat();
+        let mut mount = Foreground::start(rig.sandbox.mount(&options), Listen::Stderr);
+        mount.wait_for(" mounted");
+        assert!(fs::read(rig.sandbox.target().join("model")).unwrap() == pattern(7, ByteRange::new(0, LEN)));
+        let status = status_of(&rig.sandbox);
+        mount.signal(Signal::KILL);
+        mount.wait();
+        (status["disk_cache"]["passed_through"].as_u64(), status["gets"].as_u64())
+    };
+    let mut warm = rig.sandbox.sluicefs(["warm", "--cache", rig.dir()]);
+    warm.args(["--endpoint-url", &rig.sandbox.server.endpoint_url(), "--include", "model", "models"]);
+    run(warm).expect_success();
+    assert_eq!(passed_through(&[]), (Some(1), Some(0)));
+    assert_eq!(passed_through(&["--no-passthrough"]), (Some(0), Some(0)));
+    File::options().write(true).open(data_file(&rig.cache)).unwrap().set_len(LEN).unwrap();
+    File::options()
+        .write(true)
+        .open(data_file(&rig.cache))
+        .unwrap()
+        .write_all_at(&pattern(7, ByteRange::new(0, 9)), 0)
+        .unwrap();
+    assert_eq!(passed_through(&[]), (Some(0), Some(0)), "somebody wrote to it");
+    // It may still be too young, and be checked by the mounts above meanwhile.
+    let is_proven = (0..100).any(|_| {
+        rig.cache(&["verify"]).expect_success();
+        passed_through(&[]) == (Some(1), Some(0))
+    });
+    assert!(is_proven);
+}
+
 #[test]
 fn a_cache_without_room_keeps_nothing() {
     let rig = Rig::new();
@@ -127,7 +167,7 @@ fn a_small_disk_is_never_filled_and_a_full_one_does_not_show() {
     let script = r#"
         mkdir -m 700 cache
         mount -t tmpfs -o size=16m,mode=700 none cache
-        start() { "$B" mount --read-only --endpoint-url "$U" --state-dir state --cache cache models "$T"; }
+        start() { "$B" mount --read-only --no-passthrough --endpoint-url "$U" --state-dir state --cache cache models "$T"; }
         trap 'umount -l "$T" 2>/dev/null || true' EXIT
         start
         for model in a b c d; do cmp "$T/$model" expected; done

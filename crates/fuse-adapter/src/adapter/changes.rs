@@ -25,7 +25,11 @@ impl Core {
     /// Opens a file for writing.
     pub(super) async fn open_for_writing(self: Arc<Self>, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         match self.fs.open_for_writing(inode(ino), existing(flags.0)).await {
-            Ok(opened) => reply.opened(FileHandle(opened.handle.0), write_flags(&opened)),
+            Ok(opened) => {
+                // What is written is nowhere else, so it is read here.
+                self.local.add(ino.0, || None);
+                reply.opened(FileHandle(opened.handle.0), write_flags(&opened));
+            }
             Err(error) => reply.error(self.errors.errno(&error)),
         }
     }
@@ -44,6 +48,7 @@ impl Core {
         };
         match self.fs.create(inode(parent), &name, new, creation).await {
             Ok((entry, opened)) => {
+                self.local.add(entry.attr.ino.0, || None);
                 let (attr, handle) = (attributes(&entry.attr), FileHandle(opened.handle.0));
                 reply.created(&entry.ttl, &attr, GENERATION, handle, write_flags(&opened));
             }

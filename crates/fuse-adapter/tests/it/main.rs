@@ -16,6 +16,7 @@ mod lifecycle;
 mod links;
 mod loading;
 mod outside;
+mod passthrough;
 mod programs;
 mod read_only;
 mod reading;

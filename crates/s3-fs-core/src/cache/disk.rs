@@ -5,11 +5,12 @@
 //! pass through a short queue; when the disk cannot keep up, they are left out.
 
 mod keep;
+mod local;
 mod whole;
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ use tokio::time::Instant;
 use super::block::BLOCK_BYTES;
 use super::claim::Claim;
 use keep::Queue;
+use local::Checks;
+pub use local::LocalFile;
 
 const _: () = assert!(BLOCK_BYTES == objects::BLOCK_BYTES, "a block is one in memory and on disk");
 
@@ -65,6 +68,10 @@ pub struct DiskStats {
     pub damaged: u64,
     /// Calls of the operating system that failed.
     pub errors: u64,
+    /// Objects of which all blocks were found right in the background, so that they can be read as local files.
+    pub proven: u64,
+    /// How often somebody began to read an object as a local file.
+    pub local_opens: u64,
 }
 
 #[derive(Debug, Default)]
@@ -74,6 +81,8 @@ struct Counters {
     left_out_blocks: AtomicU64,
     damaged: AtomicU64,
     errors: AtomicU64,
+    proven: AtomicU64,
+    local_opens: AtomicU64,
 }
 
 /// The cache on disk of one bucket.
@@ -88,6 +97,7 @@ pub(crate) struct DiskCache {
     /// The disk had no room: none is asked for until then.
     full_until: Mutex<Option<Instant>>,
     queue: Queue,
+    checks: Checks,
     runtime: Handle,
     counters: Counters,
     reported: [Mutex<Option<Instant>>; 3],
@@ -110,6 +120,8 @@ pub(crate) struct DiskObject {
     /// Known with the ETag; `None` inside: it cannot be kept.
     sealed: OnceLock<Option<Sealed>>,
     entry: Mutex<Known>,
+    /// Blocks of it were written to the disk.
+    was_filled: AtomicBool,
 }
 
 #[derive(Debug, Clone)]
@@ -152,6 +164,7 @@ impl DiskCache {
             open_objects: Arc::new(Semaphore::new(config.max_open_objects.min(Semaphore::MAX_PERMITS))),
             full_until: Mutex::default(),
             queue: Queue::new(queue_bytes),
+            checks: Checks::default(),
             runtime,
             counters: Counters::default(),
             reported: Default::default(),
@@ -161,7 +174,8 @@ impl DiskCache {
     /// The object `key` of `size` bytes, to be read through the cache.
     pub(crate) fn object(self: &Arc<Self>, key: ObjectKey, size: u64) -> Arc<DiskObject> {
         let (sealed, entry) = (OnceLock::new(), Mutex::new(Known::Nothing));
-        Arc::new(DiskObject { cache: Arc::clone(self), key, size, sealed, entry })
+        let was_filled = AtomicBool::new(false);
+        Arc::new(DiskObject { cache: Arc::clone(self), key, size, sealed, entry, was_filled })
     }
 
     /// What it did.
@@ -174,12 +188,19 @@ impl DiskCache {
             left_out_blocks: get(&c.left_out_blocks),
             damaged: get(&c.damaged),
             errors: get(&c.errors),
+            proven: get(&c.proven),
+            local_opens: get(&c.local_opens),
         }
     }
 
     /// Returns when nothing waits to be written. Cancel-safe.
     pub(crate) async fn idle(&self) {
         self.queue.idle().await;
+    }
+
+    /// Returns when nothing waits to be checked as a whole. Cancel-safe.
+    pub(crate) async fn checked(&self) {
+        self.checks.idle().await;
     }
 
     /// Takes room for `bytes` on the disk; `None` if there is none.

@@ -99,6 +99,18 @@ impl ReadEngine {
         }
     }
 
+    /// Whether there is a cache on disk.
+    pub(crate) fn has_disk(&self) -> bool {
+        self.disk.is_some()
+    }
+
+    /// Returns when the disk's cache has checked what it is to check. Cancel-safe.
+    pub(crate) async fn checked(&self) {
+        if let Some(disk) = &self.disk {
+            disk.checked().await;
+        }
+    }
+
     /// How much one stream may read ahead, so that all of them fit into memory.
     pub(super) fn share_bytes(&self) -> u64 {
         let streams = self.streams.load(Ordering::Relaxed).max(1) as u64;

@@ -16,7 +16,7 @@ use super::stats::Counters;
 use super::version::ObjectVersion;
 use super::window::Limits;
 use super::{MAX_READ_BYTES, ReadData};
-use crate::cache::disk::{DiskCache, DiskObject};
+use crate::cache::disk::{DiskCache, DiskObject, LocalFile};
 use crate::cache::{BLOCK_BYTES, Claim, Found, Got, Landing, Urgency, Want, blocks_of, bytes_of};
 use crate::error::{Error, Result};
 
@@ -135,6 +135,18 @@ impl OpenObject {
         }
         let error = s3::Error::new(s3::ErrorKind::Transient, "get").with_key(self.version.key().as_str());
         Err(Error::from_store("read", error.with_message("fetches of these bytes ended without an outcome")))
+    }
+
+    /// The object as a local file, if the cache on disk has all of it and knows that it is right. Cancel-safe.
+    pub(crate) async fn local_file(&self) -> Option<LocalFile> {
+        self.disk.as_ref()?.local_file(self.version.etag()).await
+    }
+
+    /// Somebody reads the local file from now on.
+    pub(crate) fn note_local(&self) {
+        if let Some(disk) = &self.disk {
+            disk.note_local();
+        }
     }
 
     /// Begins to fetch it for a reader who will probably open it soon, as far as nobody else wants the memory. Returns when the fetches are

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use sluicefs_core::{DiskCacheConfig, DiskStats, FileSystem, FsConfig, InodeNo, ReadConfig};
+use sluicefs_core::{DiskCacheConfig, DiskStats, Ended, FileSystem, FsConfig, InodeNo, ReadConfig};
 use sluicefs_s3_client::ByteRange;
 use sluicefs_s3_client::testing::memory::{Content, MemoryBucket, pattern};
 use tempfile::TempDir;
@@ -53,7 +53,7 @@ fn read_all(cache: &Path, when: &str) -> DiskStats {
             assert!(bytes == pattern(seed, range), "{when}: wrong bytes of {key}");
             fs.release(handle);
         }
-        fs.finish(Duration::from_secs(60)).await;
+        fs.finish(Ended::Unmounted, Duration::from_secs(60)).await;
         fs.read_stats().disk
     })
 }

@@ -142,6 +142,7 @@ impl DiskObject {
         let cost = |bytes: &&[u8]| (bytes.len() as u64).next_multiple_of(PAGE_BYTES);
         let Some(_room) = cache.take_room(blocks.iter().map(cost).sum())? else { return Ok(false) };
         let written = open.entry.write(first, blocks, way)?;
+        self.was_filled.store(true, Ordering::Relaxed);
         cache.counters.written_bytes.fetch_add(written, Ordering::Relaxed);
         Ok(true)
     }
