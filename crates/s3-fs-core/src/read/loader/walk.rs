@@ -20,8 +20,12 @@ const VOTES: u32 = 2;
 /// How far a reader may skip without losing its place, in bytes of tensors.
 const SKIP_BYTES: u64 = 16 << 20;
 
-/// A read that begins so near to the last one belongs to that, and proves nothing: the kernel reads beyond the end of a tensor.
-const NEAR_BYTES: u64 = 2 << 20;
+/// A read that begins so near to the last one belongs to that, and proves nothing: the kernel reads beyond the end of a tensor, and many
+/// requests of one read at once, which come in any order.
+const NEAR_BYTES: u64 = 16 << 20;
+
+/// Who is so far behind the furthest reader is read ahead of as a stream: another process that reads the same tensors.
+const BEHIND_BYTES: u64 = 16 << 20;
 
 /// A read touches more tensors only if they are tiny; then the first ones tell enough.
 const MAX_TOUCHED: usize = 256;
@@ -32,11 +36,12 @@ const MAX_PIECES: usize = 8192;
 /// A reader who lost its place so often is not followed any more.
 const MAX_MOVES: u32 = 4;
 
-/// From so many bytes on it is known whether whole tensors are read, or slices of them.
+/// From so many bytes on it is known whether whole tensors are read, or slices of them; from a window on, if that is more.
 const JUDGED_BYTES: u64 = 64 << 20;
 
-/// A reader of less than one in so many bytes is not followed any more: it wants slices of tensors, and whole ones are fetched for it.
-const LEAST_SHARE: u64 = 3;
+/// Readers of less than one in so many bytes are not followed any more: they want slices of tensors, and whole ones are fetched for them. The
+/// first of eight processes that divide each tensor among them may be ahead of the others.
+const LEAST_SHARE: u64 = 6;
 
 /// The tensors of one file, and how far a reader who takes them by name has come.
 #[derive(Debug)]
@@ -74,6 +79,8 @@ struct Tensor {
     range: ByteRange,
     /// How many bytes of tensors come before it by name.
     at: u64,
+    /// How many tensors lie before it in the file.
+    position: usize,
 }
 
 impl Tensor {
@@ -101,6 +108,8 @@ struct Guess {
     previous: Option<ByteRange>,
     /// The tensors that the last jump may have led to, rising.
     last: Vec<usize>,
+    /// Those that the last read near to that touched, rising.
+    near: Vec<usize>,
 }
 
 /// Part of a tensor that a read touches.
@@ -118,15 +127,18 @@ impl Walk {
     pub(super) fn new(tensors: &[ByteRange], file_bytes: u64) -> Option<Self> {
         let mut at = 0;
         let tensors = tensors.iter().map(|range| {
-            let tensor = Tensor { range: *range, at };
+            let tensor = Tensor { range: *range, at, position: 0 };
             at += range.len();
             tensor
         });
-        let tensors: Vec<Tensor> = tensors.collect();
+        let mut tensors: Vec<Tensor> = tensors.collect();
         let mut by_offset: Vec<u32> = (0..u32::try_from(tensors.len()).ok()?).collect();
         by_offset.sort_by_key(|index| tensors[*index as usize].range.start);
         if by_offset.is_sorted() {
             return None;
+        }
+        for (position, index) in by_offset.iter().enumerate() {
+            tensors[*index as usize].position = position;
         }
         let (guess, place) = (Guess::default(), None);
         Some(Self { tensors, by_offset, file_bytes, guess, place, moves: 0, is_given_up: false })
@@ -154,17 +166,17 @@ impl Walk {
             return None;
         }
         let touched = self.touched(range);
-        if let Some(seen) = self.follow(&touched, bounds.window) {
-            let is_sliced = self.place.as_ref().is_some_and(Place::is_sliced);
-            self.is_given_up = is_sliced;
+        if let Some(seen) = self.follow(&touched) {
+            self.is_given_up = self.place.as_ref().is_some_and(|place| place.is_sliced(bounds.window));
             return match seen {
-                _ if is_sliced => None,
+                Seen::Behind => None,
+                _ if self.is_given_up => None,
                 Seen::Advance => Some(self.plan(bounds)),
                 Seen::Beside => Some(Vec::new()),
             };
         }
         let indices = touched.iter().map(|touched| touched.index).collect();
-        let first = self.guess.sees(range, indices, self.by_offset[0] as usize)?;
+        let first = self.guess.sees(range, indices, &self.tensors)?;
         let Touched { start, end, .. } = *touched.iter().find(|touched| touched.index == first)?;
         self.moves += 1;
         self.is_given_up = self.moves > MAX_MOVES;
@@ -198,13 +210,20 @@ impl Walk {
     }
 
     /// Lets the reader who is followed go on to what a read touches; `None` if that is not its read.
-    fn follow(&mut self, touched: &[Touched], window: u64) -> Option<Seen> {
+    fn follow(&mut self, touched: &[Touched]) -> Option<Seen> {
+        let bytes = self.bytes();
         let place = self.place.as_mut()?;
         let nearest = touched.iter().min_by_key(|touched| touched.start.abs_diff(place.next))?;
         let at = self.tensors.partition_point(|tensor| tensor.end() <= place.next);
         let is_ahead = nearest.start > place.next + SKIP_BYTES && nearest.index > at + MAX_STEP;
-        if nearest.end + window < place.next || (is_ahead && nearest.start > place.planned) {
+        if is_ahead && nearest.start > place.planned {
             return None;
+        }
+        if nearest.end + BEHIND_BYTES < place.next {
+            // Who begins again when another has come to the end is a new reader.
+            let is_new = nearest.start < place.began || place.next >= bytes;
+            place.read += if is_new { 0 } else { nearest.end - nearest.start };
+            return (!is_new).then_some(Seen::Behind);
         }
         if is_ahead {
             // The kernel reads beyond the end of a tensor.
@@ -242,34 +261,51 @@ enum Seen {
     Advance,
     /// Of what it will come to.
     Beside,
+    /// Of what it has left behind: another reads the same tensors.
+    Behind,
 }
 
 impl Place {
-    fn is_sliced(&self) -> bool {
+    fn is_sliced(&self, window: u64) -> bool {
         let went = self.next - self.began;
-        went >= JUDGED_BYTES && self.read < went / LEAST_SHARE
+        went >= window.max(JUDGED_BYTES) && self.read < went / LEAST_SHARE
     }
 }
 
 impl Guess {
-    /// Takes note of a read of `range`, which touches the tensors `touched`; `first` is the one that lies first in the file. The tensor that
-    /// its reader is at, once it is proved that it goes by name.
-    fn sees(&mut self, range: ByteRange, mut touched: Vec<usize>, first: usize) -> Option<usize> {
+    /// Takes note of a read of `range`, which touches these of the `tensors`. The one that its reader is at, once it is proved that it goes by
+    /// name.
+    fn sees(&mut self, range: ByteRange, mut touched: Vec<usize>, tensors: &[Tensor]) -> Option<usize> {
         touched.sort_unstable();
         let is_near = |previous: ByteRange| {
             range.start + NEAR_BYTES >= previous.start && range.start <= previous.end + NEAR_BYTES
         };
-        if self.previous.replace(range).is_some_and(is_near) || touched.is_empty() {
+        let is_jump = !self.previous.replace(range).is_some_and(is_near);
+        if touched.is_empty() || touched.iter().any(|index| self.last.binary_search(index).is_ok()) {
             return None;
         }
-        if touched.iter().any(|index| self.last.binary_search(index).is_ok()) {
+        if !is_jump {
+            self.near = touched;
             return None;
         }
-        let (is_first, last) = (self.last.is_empty(), &self.last);
-        let before = |index: &usize| match last.partition_point(|last| last < index) {
-            0 => is_first.then_some(0),
-            n => Some(last[n - 1] + 1),
+        let near = std::mem::take(&mut self.near);
+        let (is_first, last) = (self.last.is_empty() && near.is_empty(), &self.last);
+        let below = |some: &[usize], index: &usize| match some.partition_point(|other| other < index) {
+            0 => None,
+            n => Some(some[n - 1] + 1),
         };
+        let before = |index: &usize| below(last, index).max(below(&near, index)).or(is_first.then_some(0));
+        // Where few types alternate, the next one in the file is one of the next by name too.
+        let is_next_in_file = |index: &usize| {
+            let position = tensors[*index].position;
+            last.iter()
+                .chain(&near)
+                .any(|last| (1..=MAX_STEP).contains(&position.wrapping_sub(tensors[*last].position)))
+        };
+        if touched.iter().any(is_next_in_file) {
+            self.last = touched;
+            return None;
+        }
         let steps = |index: &usize| before(index).is_some_and(|before| index - before < MAX_STEP);
         let next: Vec<usize> = touched.iter().copied().filter(steps).collect();
         if next.is_empty() {
@@ -278,7 +314,7 @@ impl Guess {
             return None;
         }
         // Who begins with the first name, though another tensor lies first, goes by name.
-        self.votes += if is_first && next[0] == 0 && first != 0 { VOTES } else { 1 };
+        self.votes += if is_first && next[0] == 0 && tensors[0].position != 0 { VOTES } else { 1 };
         self.last = next;
         if self.votes < VOTES {
             return None;

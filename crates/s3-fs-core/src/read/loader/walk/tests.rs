@@ -216,6 +216,46 @@ fn readers_in_order_and_at_random_are_not_the_walks() {
 }
 
 #[test]
+fn requests_in_any_order_of_who_reads_in_order_are_not_the_walks() {
+    // Where the next tensor in the file is three names later; large tensors, many requests at once.
+    let (tensors, size) = mixed(64, [MIB, 24 * MIB, 40 * MIB]);
+    let mut walk = Walk::new(&tensors, size).expect("they do not lie by name");
+    for batch in (0..size).step_by(16 << 20) {
+        let starts: Vec<u64> = (batch..(batch + 16 * MIB).min(size)).step_by(MIB as usize).collect();
+        for n in 0..starts.len() {
+            let start = starts[n * 7 % starts.len()];
+            assert!(
+                walk.observe(ByteRange::new(start, (start + MIB).min(size)), BOUNDS).is_none(),
+                "at {start}"
+            );
+        }
+    }
+    // Several threads, each of which takes the next tensor in the file.
+    let (mut by_offset, mut walk) = (tensors.clone(), Walk::new(&tensors, size).expect("the same"));
+    by_offset.sort_by_key(|range| range.start);
+    for tensor in by_offset {
+        assert!(walk.observe(ByteRange::from_len(tensor.start, MIB), BOUNDS).is_none(), "{tensor:?}");
+    }
+}
+
+#[test]
+fn who_comes_far_behind_is_a_stream_and_moves_nobody() {
+    let (tensors, mut walk) = walk(64);
+    walk.begin(BOUNDS);
+    for (n, tensor) in tensors.iter().enumerate() {
+        assert!(read(&mut walk, *tensor).is_some(), "{n}");
+        if n >= 30 {
+            assert!(read(&mut walk, tensors[n - 30]).is_none(), "{n}");
+        }
+    }
+    assert!(!walk.is_followed() && walk.moves == 0 && !walk.is_given_up);
+    // One who begins when the first has come to the end is followed like that.
+    let known = tensors[..6].iter().filter(|tensor| read(&mut walk, **tensor).is_some()).count();
+    assert!(known >= 2, "{known}");
+    assert!(walk.is_followed());
+}
+
+#[test]
 fn a_reader_who_jumps_is_found_again_and_in_the_end_let_go() {
     let (tensors, mut walk) = walk(256);
     walk.begin(BOUNDS);
