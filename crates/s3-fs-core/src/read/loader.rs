@@ -38,11 +38,13 @@ pub(super) struct Advice {
 pub(super) struct Ahead {
     streams: Streams,
     walk: Option<Walk>,
+    /// The stream of a reader that was expected.
+    begun: Option<StreamId>,
 }
 
 impl Ahead {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { streams: Streams::new(limits), walk: None }
+        Self { streams: Streams::new(limits), walk: None, begun: None }
     }
 
     /// Takes note of a read of `range`, which is not empty and lies inside the object; see [`Streams::observe`].
@@ -73,7 +75,8 @@ impl Ahead {
         match &mut self.walk {
             Some(walk) if order == Order::ByName => walk.begin(Bounds { window, part }),
             _ => {
-                let (ahead, part) = self.streams.begin(share_bytes);
+                let Plan { ahead, part_bytes: part, stream, .. } = self.streams.begin(share_bytes);
+                self.begun = Some(stream);
                 let starts = (ahead.start..ahead.end).step_by(part as usize);
                 let range = |start| ByteRange::new(start, (start + part).min(ahead.end));
                 starts.map(|start| Part { range: range(start), at: start }).collect()
@@ -101,8 +104,10 @@ impl Ahead {
 
     /// Neither `part` nor what comes after it was fetched: there was no memory.
     pub(super) fn refused_part(&mut self, part: &Part) {
-        if let Some(walk) = &mut self.walk {
-            walk.refused(part.at);
+        match (&mut self.walk, self.begun) {
+            (Some(walk), _) if walk.is_followed() => walk.refused(part.at),
+            (_, Some(begun)) => self.streams.refused(begun, part.range.start),
+            _ => {}
         }
     }
 
@@ -110,5 +115,26 @@ impl Ahead {
     pub(super) fn reading_ahead(&self) -> usize {
         let walks = self.walk.as_ref().is_some_and(Walk::is_followed);
         self.streams.reading_ahead() + usize::from(walks)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn what_an_expected_reader_was_refused_is_planned_again_when_it_comes() {
+        let limits = Limits { size: 1 << 30, max_window_bytes: 64 * MIB, max_part_bytes: 8 * MIB };
+        let mut ahead = Ahead::new(limits);
+        let parts = ahead.begin(Order::ByOffset, u64::MAX);
+        assert_eq!((parts.len(), ahead.reading_ahead()), (8, 1));
+        let read = |ahead: &mut Ahead, at: u64| ahead.observe(ByteRange::from_len(at, MIB), u64::MAX).plan.ahead;
+        assert!(read(&mut ahead, 0).is_empty(), "all of it is on its way");
+        ahead.refused_part(&parts[2]);
+        let again = read(&mut ahead, MIB);
+        assert_eq!(again.start, parts[2].range.start);
+        assert!(again.end >= 64 * MIB, "{again:?}");
     }
 }

@@ -150,15 +150,16 @@ impl Streams {
         Plan { ahead, part_bytes: part_bytes(stream.window, &limits), stream: stream.id, abandoned, tail }
     }
 
-    /// Expects a reader of the whole object from its start; what to fetch ahead of its first read, and how much of that in one request.
-    pub(super) fn begin(&mut self, share_bytes: u64) -> (ByteRange, u64) {
+    /// Expects a reader of the whole object from its start; what to fetch ahead of its first read.
+    pub(super) fn begin(&mut self, share_bytes: u64) -> Plan {
         let limits = self.limits_within(share_bytes);
         self.next_id += 1;
         let mut stream = Stream::first_read(StreamId(self.next_id), ByteRange::new(0, 0));
         (stream.is_run, stream.window) = (true, limits.max_window_bytes);
         let ahead = stream.plan_to(limits.max_window_bytes, &limits);
+        let (id, part_bytes) = (stream.id, part_bytes(limits.max_window_bytes, &limits));
         self.streams.push(stream);
-        (ahead, part_bytes(limits.max_window_bytes, &limits))
+        Plan { ahead, part_bytes, stream: id, abandoned: None, tail: None }
     }
 
     /// Somebody else plans for the readers of this object now.

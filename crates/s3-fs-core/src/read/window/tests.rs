@@ -312,8 +312,8 @@ fn the_end_of_an_object_brings_what_lies_before_it_once() {
 #[test]
 fn a_reader_who_is_expected_finds_a_whole_window() {
     let mut streams = streams(GIB);
-    let (ahead, part) = streams.begin(96 << 20);
-    assert_eq!((ahead, part), (kib(0, 96 * MIB), 8 << 20));
+    let plan = streams.begin(96 << 20);
+    assert_eq!((plan.ahead, plan.part_bytes), (kib(0, 96 * MIB), 8 << 20));
     assert_eq!(streams.reading_ahead(), 1);
     let plans: Vec<_> = (0..96 * MIB).step_by(1024).map(|start| streams.ahead(start, start + 1024)).collect();
     assert!(plans[..47].iter().all(|(start, end)| start == end), "nothing twice");
