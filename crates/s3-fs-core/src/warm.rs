@@ -143,6 +143,7 @@ impl Warmer {
         if blocking(move || object.is_proven(&etag)).await? {
             return Ok(cold.size);
         }
+        // Also what cannot be known for good is checked.
         cold.object.settled(&cold.etag).await?;
         self.verify(cold).await
     }

@@ -194,7 +194,9 @@ async fn check(objects: PathBuf, sealed: Sealed, _permit: OwnedSemaphorePermit) 
         Ok(entry) => entry,
         Err(verified) => return Ok(verified),
     };
-    settled(&entry).await?;
+    if !settled(&entry).await? {
+        return Ok(Verified::default());
+    }
     let mut check = blocking(move || Check::new(entry)).await?;
     loop {
         let (rest, goes_on) =
@@ -206,17 +208,17 @@ async fn check(objects: PathBuf, sealed: Sealed, _permit: OwnedSemaphorePermit) 
     }
 }
 
-/// Waits until a check of `entry` can prove it, unless somebody keeps writing to it.
-pub(crate) async fn settled(entry: &Arc<Entry>) -> io::Result<()> {
+/// Waits until a check of `entry` can prove it; false if it cannot soon: somebody keeps writing to it, or the clock was set back behind its time.
+pub(super) async fn settled(entry: &Arc<Entry>) -> io::Result<bool> {
     for _ in 0..MAX_WAITS {
         let entry = Arc::clone(entry);
         let rest = blocking(move || entry.settles_in()).await?;
         if rest.is_zero() {
-            break;
+            return Ok(true);
         }
         tokio::time::sleep(rest + TICK).await;
     }
-    Ok(())
+    Ok(false)
 }
 
 async fn blocking<T: Send + 'static>(act: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {

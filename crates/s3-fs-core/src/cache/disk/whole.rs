@@ -41,12 +41,12 @@ impl DiskObject {
         open.map_or(Ok(false), |open| open.entry.is_proven())
     }
 
-    /// Waits until it can be found to be right for good.
-    pub(crate) async fn settled(&self, etag: &ETag) -> io::Result<()> {
+    /// Waits until it can be found to be right for good; false if that is not soon.
+    pub(crate) async fn settled(&self, etag: &ETag) -> io::Result<bool> {
         let open = self.sealed(Some(etag)).and_then(|sealed| self.find(sealed));
         match open {
             Some(open) => settled(&open.entry).await,
-            None => Ok(()),
+            None => Ok(false),
         }
     }
 
