@@ -30,6 +30,8 @@ pub(crate) use wanted::Wanted;
 
 /// How a mount is.
 pub(crate) const STATUS: &str = "status";
+/// How one of its files is read.
+pub(crate) const EXPLAIN: &str = "explain";
 /// That it asks the store anew for all that it knows.
 pub(crate) const REFRESH: &str = "refresh";
 /// That it brings objects into its cache, looks for them there, or removes them.

@@ -55,6 +55,11 @@ pub(crate) enum Command {
     /// (ESTALE).
     #[command(after_help = REFRESH_EXAMPLES, after_long_help = REFRESH_EXAMPLES)]
     Refresh(RefreshArgs),
+    /// Tells how a file of a mount is read, how that is served, and what would make it faster.
+    ///
+    /// Asks the mount about what was read lately; what the kernel's page cache gave by itself is not seen. Fails if the file is in no mount of
+    /// this user's that answers.
+    Explain(ExplainArgs),
     /// Removes an object of a bucket, or everything below a directory, without mounting it. Nothing is asked.
     #[command(after_help = RM_EXAMPLES, after_long_help = RM_EXAMPLES)]
     Rm(Box<RmArgs>),
@@ -152,6 +157,23 @@ pub(crate) struct RefreshArgs {
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) dir: PathBuf,
     /// Print the outcome as a JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The state directory of the mount. [default: /var/lib/sluicefs for root, else $XDG_STATE_HOME/sluicefs or
+    /// ~/.local/state/sluicefs]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) state_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) logs: LogArgs,
+}
+
+/// Which file.
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// A file in a mount.
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+    /// Print one JSON object.
     #[arg(long)]
     pub(crate) json: bool,
     /// The state directory of the mount. [default: /var/lib/sluicefs for root, else $XDG_STATE_HOME/sluicefs or

@@ -5,12 +5,14 @@
 #![allow(rustdoc::bare_urls, reason = "the docs of arguments are help texts, and printed as they are")]
 
 mod admin;
+mod advice;
 mod args;
 mod background;
 mod cache;
 mod compat;
 mod csi;
 mod demo;
+mod explain;
 mod failure;
 mod logging;
 mod memory;
@@ -71,6 +73,7 @@ fn run(cli: Cli, args: &[OsString]) -> Result<(), Failure> {
         Command::Unmount(unmount) => unmount::run(&unmount),
         Command::Status(status) => status::run(&status),
         Command::Refresh(refresh) => refresh::run(&refresh),
+        Command::Explain(explain) => explain::run(&explain),
         Command::Rm(rm) => rm::run(&rm),
         Command::Uploads(uploads) => uploads::run(&uploads.command),
         Command::Warm(warm) => warm::run(&warm),

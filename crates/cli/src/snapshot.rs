@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sluicefs_core::{
-    DiskStats, FileBeingWritten, FileSystem, FsConfig, LostFile, QueuedFile, QueuedState, Ttl, WriteStatus,
+    DiskStats, FileBeingWritten, FileReads, FileSystem, FsConfig, LostFile, Pattern, QueuedFile, QueuedState,
+    Taken, Ttl, WriteStatus,
 };
 use tokio::time::Instant;
+
+use crate::advice;
 
 /// A mount that can be asked.
 #[derive(Debug)]
@@ -23,6 +26,21 @@ pub(crate) struct Snapshots {
 }
 
 impl Snapshots {
+    /// How the file at `path` is read, counted from the mount point.
+    pub(crate) fn explain(&self, path: &str) -> Value {
+        let read = self.fs.reads_of(path);
+        let config = &self.fs.config().read;
+        let mount =
+            advice::Mount { memory_limit_bytes: config.memory_limit_bytes, has_cache: config.disk.is_some() };
+        json!({
+            "mount_point": self.mount_point,
+            "source": self.source,
+            "path": path,
+            "read": read.as_ref().map(reads),
+            "advice": read.as_ref().map(|read| advice::advice(read, mount)).unwrap_or_default(),
+        })
+    }
+
     /// How it is now.
     pub(crate) fn status(&self) -> Value {
         let (reading, writing, removals) =
@@ -66,6 +84,9 @@ impl Snapshots {
             "open_directories": open_directories,
             "fetched_bytes": reading.bytes_fetched,
             "gets": reading.gets,
+            "headers_parsed": reading.headers_parsed,
+            "headers_ignored": reading.headers_ignored,
+            "shards_begun": reading.shards_begun,
             "files_being_written": writing.files.iter().map(file).collect::<Vec<_>>(),
             "uploads_under_way": uploads(&writing),
             "queue": queue(&self.fs.queued_files()),
@@ -76,6 +97,46 @@ impl Snapshots {
             },
         })
     }
+}
+
+fn reads(read: &FileReads) -> Value {
+    let pattern = match read.pattern() {
+        Pattern::Unread => "not at all",
+        Pattern::InOrder => "in order",
+        Pattern::Streams => "in several places, in each of them in order",
+        Pattern::ByName => "by name, tensor after tensor",
+        Pattern::Random => "at random",
+    };
+    let wanted = read.blocks_ready + read.blocks_awaited + read.blocks_missed;
+    json!({
+        "size_bytes": read.size_bytes,
+        "since_seconds": read.since.as_secs(),
+        "pattern": pattern,
+        "reads": read.reads,
+        "read_bytes": read.read_bytes,
+        "largest_read_bytes": read.largest_read_bytes,
+        "page_reads": read.page_reads,
+        "jumps": read.jumps,
+        "blocks": {
+            "ready": read.blocks_ready,
+            "awaited": read.blocks_awaited,
+            "missed": read.blocks_missed,
+        },
+        "hit_rate": read.blocks_ready as f64 / wanted.max(1) as f64,
+        "waits": taken(&read.waits),
+        "memory_waits": read.memory_waits,
+        "refusals": read.refusals,
+        "gets": read.gets,
+        "fetched_bytes": read.fetched_bytes,
+        "disk_bytes": read.disk_bytes,
+        "first_byte": taken(&read.first_bytes),
+        "failures": read.failures,
+    })
+}
+
+fn taken(taken: &Taken) -> Value {
+    let millis = |duration: Duration| duration.as_secs_f64() * 1000.0;
+    json!({ "count": taken.count, "mean_ms": millis(taken.mean()), "longest_ms": millis(taken.longest) })
 }
 
 fn options(config: &FsConfig, cache: Option<&(String, Option<u64>)>) -> Value {

@@ -4,6 +4,8 @@ mod text;
 
 use serde_json::{Value, json};
 
+pub(crate) use text::size;
+
 use crate::admin::{Answer, Asked, STATUS, Wanted, ask_all};
 use crate::args::StatusArgs;
 use crate::failure::{ExitStatus, Failure};

@@ -30,7 +30,7 @@ use crate::kernel::{Destination, Kernel};
 use crate::open_file::{FileHandle, OpenFiles, Pin};
 use crate::path::NAME_MAX_BYTES;
 use crate::pins::{PinnedBucket, Pins};
-use crate::read::{ReadData, ReadEngine, ReadStats};
+use crate::read::{FileReads, ReadData, ReadEngine, ReadStats};
 use crate::readdir::DirHandle;
 use crate::removals::{Removal, RemovalStats, Removals};
 use crate::tree::Tree;
@@ -443,6 +443,13 @@ impl FileSystem {
     /// What reads cost so far, and the memory they take.
     pub fn read_stats(&self) -> ReadStats {
         self.engine.stats()
+    }
+
+    /// What was read lately of the file at `path`, which begins below the root, and how that was served. Makes no request.
+    ///
+    /// `None` if none of it was, or it is not among the files that were read last. `path` must not lead through a symbolic link.
+    pub fn reads_of(&self, path: &str) -> Option<FileReads> {
+        self.engine.reads_of(&format!("{}{path}", self.config.prefix))
     }
 
     /// How many inodes the kernel has references to, the root included.

@@ -43,7 +43,7 @@ pub use filesystem::{
     Creation, Ended, Existing, FileSystem, PinStats, Refreshed, Replace, Restored, Unfinished, XattrMode,
 };
 pub use kernel::Kernel;
-pub use read::{MAX_READ_BYTES, ReadData, ReadStats};
+pub use read::{FileReads, MAX_READ_BYTES, Pattern, ReadData, ReadStats, Taken};
 pub use removals::RemovalStats;
 pub use warm::{Cold, WarmConfig, WarmError, Warmer};
 pub use write::{FileBeingWritten, LostFile, QueuedFile, QueuedState, WriteStatus};

@@ -5,6 +5,7 @@
 
 mod engine;
 mod fetch;
+mod file_reads;
 mod header;
 mod loader;
 mod object;
@@ -21,6 +22,7 @@ use sluicefs_s3_client::ByteRange;
 
 pub(crate) use engine::ReadEngine;
 pub(crate) use fetch::VERIFIED_BYTES;
+pub use file_reads::{FileReads, Pattern, Taken};
 pub(crate) use loader::{Order, next_shard};
 pub(crate) use object::OpenObject;
 pub use stats::ReadStats;

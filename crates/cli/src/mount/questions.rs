@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::time::interval;
 
 use super::warm_up::WarmUp;
-use crate::admin::{Answers, Progress, REFRESH, STATUS, WARM};
+use crate::admin::{Answers, EXPLAIN, Progress, REFRESH, STATUS, WARM};
 use crate::args::REQUESTS;
 use crate::failure::Failure;
 use crate::snapshot::Snapshots;
@@ -34,6 +34,7 @@ impl Answers for Questions {
     async fn answer(&self, question: &Value, progress: &mut Progress) -> io::Result<Value> {
         match question["ask"].as_str() {
             Some(STATUS) => Ok(self.status()),
+            Some(EXPLAIN) => Ok(self.snapshots.explain(question["path"].as_str().unwrap_or_default())),
             Some(REFRESH) => telling(progress, self.refresh(), || vec![json!({ "doing": REFRESH })]).await,
             Some(WARM) => self.warm(question, progress).await,
             _ => Ok(error(&format!(

@@ -140,7 +140,8 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or("?").escape_debug().to_string()
 }
 
-fn size(bytes: &Value) -> String {
+/// A number of bytes, in a unit that suits it.
+pub(crate) fn size(bytes: &Value) -> String {
     let bytes = bytes.as_u64().unwrap_or_default();
     match bytes {
         0..1024 => format!("{bytes} B"),

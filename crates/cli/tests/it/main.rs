@@ -14,6 +14,7 @@ mod compat;
 mod crash;
 mod demo;
 mod errors;
+mod explain;
 mod foreground;
 mod help;
 mod kills;

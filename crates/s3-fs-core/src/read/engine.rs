@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use sluicefs_s3_client::Bucket;
 use tokio::runtime::Handle;
 
+use super::file_reads::{FileReads, RecentFiles};
 use super::object::OpenObject;
 use super::stats::{Counters, ReadStats};
 use super::version::ObjectVersion;
@@ -32,6 +33,7 @@ pub(crate) struct ReadEngine {
     pub(super) streams: AtomicUsize,
     pub(super) budget: Arc<Budget>,
     pub(super) watchdog: Watchdog,
+    pub(super) recent: RecentFiles,
     /// Held while a header is parsed: one at a time.
     pub(super) parsing: Arc<Mutex<()>>,
 }
@@ -75,6 +77,7 @@ impl ReadEngine {
             streams: AtomicUsize::new(0),
             budget,
             watchdog,
+            recent: RecentFiles::default(),
             parsing: Arc::default(),
         })
     }
@@ -115,6 +118,11 @@ impl ReadEngine {
     pub(super) fn share_bytes(&self) -> u64 {
         let streams = self.streams.load(Ordering::Relaxed).max(1) as u64;
         self.config.memory_limit_bytes / 4 * 3 / streams
+    }
+
+    /// What was read of the object `key`, if that was lately.
+    pub(crate) fn reads_of(&self, key: &str) -> Option<FileReads> {
+        self.recent.reads_of(key)
     }
 
     /// The counters.

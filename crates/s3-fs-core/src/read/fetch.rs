@@ -4,11 +4,12 @@
 //! is copied once, from the network's buffer into its block.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use futures::StreamExt;
 use sluicefs_s3_client::{self as s3, BodyStream, Bucket, ByteRange, GetRequest};
+use tokio::time::Instant;
 
+use super::file_reads::FileCounters;
 use super::stats::Counters;
 use super::version::ObjectVersion;
 use crate::budget::Buffer;
@@ -27,6 +28,7 @@ pub(super) struct Source {
     pub(super) bucket: Arc<dyn Bucket>,
     pub(super) disk: Option<Arc<DiskObject>>,
     pub(super) counters: Arc<Counters>,
+    pub(super) file: Arc<FileCounters>,
     pub(super) version: Arc<ObjectVersion>,
 }
 
@@ -36,8 +38,10 @@ impl Source {
         let Some(disk) = &self.disk else { return self.get(claim).await };
         let mut claim = claim;
         while claim.blocks() > 0 {
+            let before = claim.range().len();
             let Some((left, absent)) = disk.fill(self.version.etag(), claim).await else { return };
             claim = left;
+            Counters::add(&self.file.disk_bytes, before - claim.range().len());
             if absent > 0 {
                 self.get(claim.split(absent)).await;
             }
@@ -47,6 +51,7 @@ impl Source {
     async fn get(&self, mut claim: Claim) {
         if let Err(error) = self.try_get(&mut claim).await {
             tracing::debug!(key = %self.version.key(), range = %claim.range(), %error, "a fetch failed");
+            Counters::add(&self.file.failures, 1);
             claim.fail(&error);
         }
     }
@@ -60,8 +65,11 @@ impl Source {
             range: (!is_whole).then_some(range),
             if_match: version.etag().cloned(),
         };
-        self.counters.gets.fetch_add(1, Ordering::Relaxed);
+        Counters::add(&self.counters.gets, 1);
+        Counters::add(&self.file.gets, 1);
+        let asked = Instant::now();
         let reply = self.bucket.get(request).await.map_err(|error| Error::from_store("read", error))?;
+        self.file.answered(asked.elapsed());
         version.check(&reply.meta)?;
         if reply.range != range {
             return Err(corrupt(version, &format!("bytes {} instead of {range}", reply.range)));
@@ -86,6 +94,7 @@ impl Source {
         while let Some(piece) = body.next().await {
             let piece = piece.map_err(|error| Error::from_store("read", error))?;
             Counters::add(&self.counters.bytes_fetched, piece.len() as u64);
+            Counters::add(&self.file.fetched_bytes, piece.len() as u64);
             if piece.len() as u64 > left {
                 return Err(corrupt(version, &format!("more than the {} bytes of {range}", range.len())));
             }

@@ -25,10 +25,22 @@ pub(crate) enum Order {
     ByName,
 }
 
+/// How a read came about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// From tensor to tensor, by name.
+    ByName,
+    /// After one before it.
+    GoesOn,
+    /// After none.
+    Jump,
+}
+
 /// What to do about a read.
 #[derive(Debug)]
 pub(super) struct Advice {
     pub(super) plan: Plan,
+    pub(super) way: Way,
     /// What to fetch ahead besides the plan, the most urgent first.
     pub(super) parts: Vec<Part>,
 }
@@ -56,12 +68,14 @@ impl Ahead {
                 if !was_followed {
                     self.streams.clear();
                 }
-                return Advice { plan: Plan::nothing(range, part), parts };
+                return Advice { plan: Plan::nothing(range, part), way: Way::ByName, parts };
             }
         }
+        let begun = self.streams.begun();
         let plan = self.streams.observe(range, share_bytes);
+        let way = if self.streams.begun() > begun { Way::Jump } else { Way::GoesOn };
         let part = |range| Part { range, at: 0 };
-        Advice { parts: plan.tail.map(part).into_iter().collect(), plan }
+        Advice { parts: plan.tail.map(part).into_iter().collect(), plan, way }
     }
 
     /// Takes the tensors of the object, which come by name; `size` is the object's.
@@ -130,7 +144,8 @@ mod tests {
         let mut ahead = Ahead::new(limits);
         let parts = ahead.begin(Order::ByOffset, u64::MAX);
         assert_eq!((parts.len(), ahead.reading_ahead()), (8, 1));
-        let read = |ahead: &mut Ahead, at: u64| ahead.observe(ByteRange::from_len(at, MIB), u64::MAX).plan.ahead;
+        let read =
+            |ahead: &mut Ahead, at: u64| ahead.observe(ByteRange::from_len(at, MIB), u64::MAX).plan.ahead;
         assert!(read(&mut ahead, 0).is_empty(), "all of it is on its way");
         ahead.refused_part(&parts[2]);
         let again = read(&mut ahead, MIB);

@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use sluicefs_s3_client::{self as s3, ByteRange};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::engine::ReadEngine;
 use super::fetch::Source;
+use super::file_reads::FileCounters;
 use super::header::Header;
 use super::loader::{Advice, Ahead, Order, Part};
 use super::stats::Counters;
@@ -39,6 +41,7 @@ pub(crate) struct OpenObject {
     disk: Option<Arc<DiskObject>>,
     pub(super) ahead: Mutex<Ahead>,
     pub(super) header: Header,
+    reads: Arc<FileCounters>,
     /// How much of it was asked for, in bytes; what was asked for twice counts twice.
     asked_bytes: AtomicU64,
     told_of_end: AtomicBool,
@@ -57,12 +60,14 @@ impl OpenObject {
         let (ahead, header) = (Mutex::new(Ahead::new(limits)), Header::default());
         let object = |disk: &Arc<DiskCache>| disk.object(version.key().clone(), version.size());
         let disk = engine.disk.as_ref().map(object);
+        let reads = Arc::new(FileCounters::new(version.key().clone(), version.size()));
         Arc::new(Self {
             engine,
             version,
             disk,
             ahead,
             header,
+            reads,
             asked_bytes: AtomicU64::new(0),
             told_of_end: AtomicBool::new(false),
             is_background: AtomicBool::new(false),
@@ -90,6 +95,9 @@ impl OpenObject {
             return Ok(ReadData::default());
         }
         let advice = self.plan(range);
+        if self.reads.read(range.len(), advice.way) {
+            self.engine.recent.insert(Arc::clone(&self.reads));
+        }
         let read = self.engine.watchdog.watch(self.version.key(), self.serve(range, advice));
         let data = read.await?;
         self.look_for_header(range);
@@ -98,7 +106,7 @@ impl OpenObject {
 
     /// Reads the bytes of `range`, which are in the object, and fetches what `advice` says.
     async fn serve(&self, range: ByteRange, advice: Advice) -> Result<ReadData> {
-        let Advice { plan, parts } = advice;
+        let Advice { plan, parts, .. } = advice;
         let mut want = Want {
             version: self.version.cached(&self.engine.cache),
             size: self.version.size(),
@@ -113,12 +121,14 @@ impl OpenObject {
             let got = self.engine.cache.get(&want, memory.take())?;
             let Got::Blocks { found, claims, missed, refused_from } = got else {
                 Counters::add(&self.engine.counters.memory_waits, 1);
+                Counters::add(&self.reads.memory_waits, 1);
                 memory = Some(self.engine.cache.wait_for_memory(&want).await);
                 continue;
             };
             self.count(&found, missed);
             if let Some(block) = refused_from {
                 let from = bytes_of(block..block, want.size).start;
+                Counters::add(&self.reads.refusals, 1);
                 self.ahead.lock().refused(plan.stream, from);
             }
             self.start(claims);
@@ -127,7 +137,10 @@ impl OpenObject {
                 return Ok(data);
             }
             self.ahead.lock().waited(plan.stream);
-            if let Some(data) = collect(found, range).await? {
+            let start = Instant::now();
+            let collected = collect(found, range).await;
+            self.reads.waited(start.elapsed());
+            if let Some(data) = collected? {
                 return Ok(data);
             }
             claimed += 1;
@@ -202,7 +215,10 @@ impl OpenObject {
         for part in parts {
             match self.claim_ahead(part.range, urgency) {
                 Some(claims) => self.start(claims),
-                None => return self.ahead.lock().refused_part(&part),
+                None => {
+                    Counters::add(&self.reads.refusals, 1);
+                    return self.ahead.lock().refused_part(&part);
+                }
             }
         }
     }
@@ -251,6 +267,7 @@ impl OpenObject {
             bucket: Arc::clone(&self.engine.bucket),
             disk: self.disk.clone(),
             counters: Arc::clone(&self.engine.counters),
+            file: Arc::clone(&self.reads),
             version: Arc::clone(&self.version),
         }
     }
@@ -259,13 +276,14 @@ impl OpenObject {
         let counters = &*self.engine.counters;
         let ready = found.iter().filter(|f| matches!(f, Found::Ready(_))).count() as u64;
         let awaited = found.len() as u64 - ready - u64::from(missed);
-        for (counter, n) in [
-            (&counters.blocks_ready, ready),
-            (&counters.blocks_awaited, awaited),
-            (&counters.blocks_missed, u64::from(missed)),
+        for (counter, of_file, n) in [
+            (&counters.blocks_ready, &self.reads.ready, ready),
+            (&counters.blocks_awaited, &self.reads.awaited, awaited),
+            (&counters.blocks_missed, &self.reads.missed, u64::from(missed)),
         ] {
             if n > 0 {
                 Counters::add(counter, n);
+                Counters::add(of_file, n);
             }
         }
     }

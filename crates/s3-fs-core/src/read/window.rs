@@ -181,6 +181,11 @@ impl Streams {
         }
     }
 
+    /// How many streams there were, those that ended included.
+    pub(super) fn begun(&self) -> u64 {
+        self.next_id
+    }
+
     /// How many streams are read ahead of and are not done.
     pub(super) fn reading_ahead(&self) -> usize {
         self.streams.iter().filter(|s| s.is_run && s.next < self.limits.size).count()
