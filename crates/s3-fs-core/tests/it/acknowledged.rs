@@ -121,7 +121,7 @@ impl Rig {
     /// Returns when the store was asked for that so often.
     async fn asked(&self, operation: Operation, times: u64) {
         while self.bucket.requests().of(operation) < times {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
@@ -354,22 +354,26 @@ async fn what_is_saved_while_it_is_renamed_has_the_new_name_after_a_crash() {
     let rig = Rig::new(config());
     let (_, handle) = rig.create("old").await;
     rig.fs.write(handle, 0, b"one").await.unwrap();
-    rig.bucket.plan().add(Rule::new(Fault::Latency(GRACE)).on(Operation::Copy));
+    // Somebody reads what is replaced: its bytes are fetched before that, and after the object was made.
+    rig.store.put("new", "replaced");
+    let replaced = rig.fs.lookup(InodeNo::ROOT, "new").await.unwrap().attr.ino;
+    let reader = rig.fs.open(replaced).await.unwrap().handle;
+    for operation in [Operation::Get, Operation::Copy] {
+        rig.bucket.plan().add(Rule::new(Fault::Latency(GRACE)).on(operation));
+    }
     let rename = rig.fs.rename((InodeNo::ROOT, "old"), (InodeNo::ROOT, "new"), Replace::Allowed);
-    let save = async {
-        // Just when it was made an object for that.
-        rig.asked(Operation::Put, 1).await;
+    let meanwhile = async {
+        rig.asked(Operation::Get, 1).await;
         rig.fs.write(handle, 3, b"two").await.unwrap();
         rig.fs.flush(handle).await.unwrap();
-    };
-    let look = async {
         rig.asked(Operation::Copy, 1).await;
         let next = rig.after_a_crash().await;
         assert!(next.fs.queued_files().iter().all(|file| file.key.as_str() != "old"));
     };
-    let (renamed, (), ()) = tokio::join!(rename, save, look);
+    let (renamed, ()) = tokio::join!(rename, meanwhile);
     renamed.unwrap();
     rig.fs.release(handle);
+    rig.fs.release(reader);
     assert_eq!(rig.fs.finish(Ended::Unmounted, GRACE).await, Unfinished::default());
     assert_eq!(rig.stored("new"), b"onetwo");
 }
