@@ -80,12 +80,12 @@ class Mount:
         self.close()
 
     def close(self):
+        # The mount of a killed program is one too, though the system does not show it as one.
         for _ in range(40):
-            if not os.path.ismount(self.path) or subprocess.run(["umount", self.path], stderr=subprocess.DEVNULL).returncode == 0:
+            if subprocess.run(["umount", self.path], stderr=subprocess.DEVNULL).returncode == 0 or self.daemon.poll() is not None:
                 break
             time.sleep(0.25)
-        else:
-            subprocess.run(["umount", "-l", self.path])
+        subprocess.run(["umount", "-l", self.path], stderr=subprocess.DEVNULL)
         try:
             self.daemon.wait(20)
         except subprocess.TimeoutExpired:
