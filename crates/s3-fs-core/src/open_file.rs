@@ -18,8 +18,8 @@ use sluicefs_s3_client::{ByteRange, ObjectKey, ObjectMeta};
 use self::begun::Begun;
 use self::moved::Moved;
 use crate::attr::InodeNo;
-use crate::cache::BLOCK_BYTES;
 use crate::cache::disk::LocalFile;
+use crate::cache::disk::is_worth_a_check;
 use crate::error::{Error, ErrorKind, Result};
 use crate::inode::{Follow, Versions, is_same_version};
 use crate::kernel::{Destination, Kernel};
@@ -308,9 +308,8 @@ impl FileHandle {
     /// A local file with the bytes that this handle reads, if there is one and it may be read without asking here.
     pub(crate) async fn local_file(&self) -> Option<LocalFile> {
         let Pin { pinned, object } = self.pin().ok()?;
-        // What moved on may have a length that the kernel has not taken in yet. And a block is read by one request, which costs less than
-        // opening another file for it.
-        let is_worth_it = pinned.moved.is_none() && pinned.meta.size > BLOCK_BYTES;
+        // What moved on may have a length that the kernel has not taken in yet.
+        let is_worth_it = pinned.moved.is_none() && is_worth_a_check(pinned.meta.size);
         if is_worth_it { object.local_file().await } else { None }
     }
 

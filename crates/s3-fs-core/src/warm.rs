@@ -12,7 +12,7 @@ use sluicefs_s3_client::{self as s3, Bucket, ByteRange, ETag, GetReply, GetReque
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use crate::cache::disk::{DiskCache, DiskCacheConfig, DiskCacheError, DiskObject};
+use crate::cache::disk::{DiskCache, DiskCacheConfig, DiskCacheError, DiskObject, is_worth_a_check};
 use crate::cache::{BLOCK_BYTES, bytes_of};
 use crate::read::VERIFIED_BYTES;
 
@@ -137,7 +137,7 @@ impl Warmer {
     /// `Disk`.
     pub async fn prove(&self, cold: &Cold) -> Result<u64, WarmError> {
         let (object, etag) = (Arc::clone(&cold.object), cold.etag.clone());
-        if !cold.absent.is_empty() {
+        if !cold.absent.is_empty() || !is_worth_a_check(cold.size) {
             return Ok(cold.size - cold.absent_bytes());
         }
         if blocking(move || object.is_proven(&etag)).await? {
@@ -166,6 +166,12 @@ impl Warmer {
     ) -> Result<(), WarmError> {
         let _permit = self.requests.acquire().await.expect("the semaphore is never closed");
         let range = bytes_of(blocks.clone(), cold.size);
+        // Readers may have brought it while it waited for its turn.
+        let (object, etag, wanted) = (Arc::clone(&cold.object), cold.etag.clone(), blocks.clone());
+        if !blocking(move || object.lacks(&etag, wanted)).await? {
+            on_disk(range.len());
+            return Ok(());
+        }
         // Asked for without a range, the store sends the checksum of the whole.
         let is_whole = range == ByteRange::new(0, cold.size) && range.len() <= PIECE_BYTES;
         let request = GetRequest {

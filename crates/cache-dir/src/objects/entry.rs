@@ -189,7 +189,8 @@ impl Entry {
             read => read?,
         }
         let stamp = Stamp::decode(&bytes, &self.sealed);
-        Ok(stamp.is_some() && stamp == Some(self.stamp()?))
+        // A check in another process may have noted it just after a block was found wrong.
+        Ok(stamp.is_some() && stamp == Some(self.stamp()?) && self.is_whole()?)
     }
 
     /// How long it takes until a [check](super::Check) can prove it: until what is written to the data from then on must show in its times. Zero if that is
@@ -232,6 +233,8 @@ impl Entry {
         if is_whole && self.sealed.record(index, bytes) == record {
             return Ok(Stored::Right);
         }
+        // What a disk loses by itself shows in no time of the file.
+        self.index.write_all_at(&[0; STAMP_BYTES], STAMP_AT)?;
         self.index.write_all_at(&0_u64.to_le_bytes(), record_offset(index))?;
         Ok(Stored::Wrong)
     }

@@ -72,6 +72,7 @@ impl WritingArgs {
         let given = [
             (self.write_part_size.is_some(), "--write-part-size"),
             (self.upload_checksums.is_some(), "--upload-checksums"),
+            (self.no_content_type, "--no-content-type"),
             (self.storage_class.is_some(), "--storage-class"),
             (self.sse.is_some(), "--sse"),
             (self.acl.is_some(), "--acl"),

@@ -63,6 +63,11 @@ async fn telling<T>(
     Ok(done)
 }
 
+/// Each request of a warm-up holds a mebibyte, in a process whose memory is limited to `memory_bytes` for reading: an eighth of that may go into it.
+fn most_requests(memory_bytes: u64) -> u16 {
+    u16::try_from((memory_bytes >> 20) / 8).unwrap_or(u16::MAX).max(1)
+}
+
 fn error(why: &dyn std::fmt::Display) -> Value {
     json!({ "error": why.to_string() })
 }
@@ -99,6 +104,7 @@ impl Questions {
         let chosen =
             Chosen::new(place, &include.ok_or_else(|| asked("include"))?, question["list"].as_str())?;
         let requests = question["concurrency"].as_u64().and_then(|n| n.try_into().ok()).unwrap_or(REQUESTS);
+        let requests = requests.min(most_requests(self.fs.config().read.memory_limit_bytes));
         let warmer = self.fs.warmer(config(requests)).map_err(|error| Failure::failed(error.to_string()))?;
         let warmer = warmer.ok_or_else(|| {
             Failure::failed("this mount has no cache on disk: mount it with --cache to keep what is fetched")

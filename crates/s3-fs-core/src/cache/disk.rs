@@ -27,6 +27,7 @@ use super::claim::Claim;
 use keep::Queue;
 use local::Checks;
 pub use local::LocalFile;
+pub(crate) use local::is_worth_a_check;
 
 const _: () = assert!(BLOCK_BYTES == objects::BLOCK_BYTES, "a block is one in memory and on disk");
 
@@ -120,6 +121,8 @@ pub(crate) struct DiskObject {
     /// Known with the ETag; `None` inside: it cannot be kept.
     sealed: OnceLock<Option<Sealed>>,
     entry: Mutex<Known>,
+    /// Held by who opens the entry: others that come meanwhile need no right of their own to open one.
+    opening: Mutex<()>,
     /// Blocks of it were written to the disk.
     was_filled: AtomicBool,
 }
@@ -175,7 +178,8 @@ impl DiskCache {
     pub(crate) fn object(self: &Arc<Self>, key: ObjectKey, size: u64) -> Arc<DiskObject> {
         let (sealed, entry) = (OnceLock::new(), Mutex::new(Known::Nothing));
         let was_filled = AtomicBool::new(false);
-        Arc::new(DiskObject { cache: Arc::clone(self), key, size, sealed, entry, was_filled })
+        let opening = Mutex::default();
+        Arc::new(DiskObject { cache: Arc::clone(self), key, size, sealed, entry, opening, was_filled })
     }
 
     /// What it did.
@@ -319,6 +323,7 @@ impl DiskObject {
     }
 
     fn find(&self, sealed: &Sealed) -> Option<Arc<OpenEntry>> {
+        let _opening = self.opening.lock();
         match self.entry.lock().clone() {
             Known::Entry(entry) => return Some(entry),
             Known::Absent => return None,
@@ -337,13 +342,7 @@ impl DiskObject {
                 None
             }
         };
-        let mut known = self.entry.lock();
-        if matches!(*known, Known::Nothing) {
-            *known = entry.map_or(Known::Absent, Known::Entry);
-        }
-        match &*known {
-            Known::Entry(entry) => Some(Arc::clone(entry)),
-            _ => None,
-        }
+        *self.entry.lock() = entry.clone().map_or(Known::Absent, Known::Entry);
+        entry
     }
 }

@@ -304,7 +304,7 @@ impl InodeTable {
         let mut names = Vec::new();
         for (ino, inode) in &mut state.inodes {
             inode.valid_until = over;
-            if *ino != InodeNo::ROOT && inode.lookups > 0 && !inode.is_replaced {
+            if *ino != InodeNo::ROOT && inode.lookups > 0 {
                 names.push((inode.parent, inode.name.clone()));
             }
         }

@@ -72,7 +72,10 @@ impl OpenObject {
         let Some(head) = self.find_header() else { return };
         self.fetch_now(head).await;
         let Some(data) = self.peek(head) else { return };
-        self.header.is_done.store(true, Ordering::Release);
+        // A reader may have come meanwhile, and have it parsed.
+        if self.header.is_done.swap(true, Ordering::AcqRel) {
+            return;
+        }
         let object = Arc::downgrade(self);
         let (parsing, size) = (Arc::clone(&self.engine.parsing), self.version().size());
         let parse = self.engine.runtime.spawn_blocking(move || learn(&object, parse(&parsing, data, size)));

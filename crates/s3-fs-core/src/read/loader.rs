@@ -80,7 +80,10 @@ impl Ahead {
 
     /// Takes the tensors of the object, which come by name; `size` is the object's.
     pub(super) fn learn(&mut self, tensors: &[ByteRange], size: u64) {
-        self.walk = Walk::new(tensors, size);
+        // One that is followed already stays as it is.
+        if self.walk.is_none() {
+            self.walk = Walk::new(tensors, size);
+        }
     }
 
     /// Expects a reader before its first read; what to fetch ahead of it.

@@ -17,6 +17,9 @@ use tokio::time::timeout;
 use super::stats::Counters;
 use crate::error::{Error, ErrorKind, Result};
 
+/// When one read was given up, what it held may let the others go on: they get a time of the limit over this.
+const LAST_CHANCE: u32 = 16;
+
 /// Why such a read fails.
 const STUCK: &str = "nothing that was being read has got on for too long";
 
@@ -26,12 +29,13 @@ pub(super) struct Watchdog {
     limit: Duration,
     counters: Arc<Counters>,
     ended: AtomicU64,
+    given_up: AtomicU64,
 }
 
 impl Watchdog {
     /// One that fails a read when for `limit` no byte was fetched and no read that waited ended.
     pub(super) fn new(limit: Duration, counters: Arc<Counters>) -> Self {
-        Self { limit, counters, ended: AtomicU64::new(0) }
+        Self { limit, counters, ended: AtomicU64::new(0), given_up: AtomicU64::new(0) }
     }
 
     fn moves(&self) -> u64 {
@@ -41,27 +45,37 @@ impl Watchdog {
     /// Gives what `read` of `key` gives. One that does not wait costs nothing. Cancel-safe if `read` is.
     ///
     /// # Errors
-    /// Those of `read`; `Io` if it still waits after a time in which nothing moved. Others that wait get that time anew.
+    /// Those of `read`; `Io` if it still waits after a time in which nothing moved. Others that wait get a little more.
     pub(super) async fn watch<T>(&self, key: &ObjectKey, read: impl Future<Output = Result<T>>) -> Result<T> {
         let mut read = pin!(read);
         if let Poll::Ready(done) = futures::poll!(read.as_mut()) {
             return done;
         }
+        let mut limit = self.limit;
         loop {
-            let before = self.moves();
-            if let Ok(done) = timeout(self.limit, read.as_mut()).await {
+            let (moves, given_up) = (self.moves(), self.given_up.load(Ordering::Relaxed));
+            if let Ok(done) = timeout(limit, read.as_mut()).await {
                 self.ended.fetch_add(1, Ordering::Relaxed);
                 return done;
             }
-            if self.moves() == before {
-                self.ended.fetch_add(1, Ordering::Relaxed);
-                let seconds = self.limit.as_secs();
-                tracing::error!(
-                    "a read of {key} was given up: {STUCK} ({seconds} s). Does the mount need a file that lies in it, or a disk that does not answer?"
-                );
-                return Err(Error::new(ErrorKind::Io, "read").with_name(key.as_str()).because(STUCK));
+            let had_its_chance = limit < self.limit;
+            if self.moves() != moves {
+                limit = self.limit;
+            } else if self.given_up.load(Ordering::Relaxed) != given_up && !had_its_chance {
+                limit = self.limit / LAST_CHANCE;
+            } else {
+                self.given_up.fetch_add(1, Ordering::Relaxed);
+                return Err(self.give_up(key));
             }
         }
+    }
+
+    fn give_up(&self, key: &ObjectKey) -> Error {
+        let seconds = self.limit.as_secs();
+        tracing::error!(
+            "a read of {key} was given up: {STUCK} ({seconds} s). Does the mount need a file that lies in it, or a disk that does not answer?"
+        );
+        Error::new(ErrorKind::Io, "read").with_name(key.as_str()).because(STUCK)
     }
 }
 
@@ -118,6 +132,16 @@ mod tests {
         };
         let (early, late) = tokio::join!(early, late);
         assert!(early.is_err() && late.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_are_given_up_soon_when_that_helps_nobody() {
+        let watchdog = Watchdog::new(LIMIT, Arc::default());
+        let (key, start) = (key(), Instant::now());
+        let all = (0..64).map(|_| watchdog.watch(&key, pending::<Result<()>>()));
+        let ended = futures::future::join_all(all).await;
+        assert!(ended.iter().all(Result::is_err));
+        assert!(start.elapsed() <= LIMIT + LIMIT / LAST_CHANCE, "{:?}", start.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::objects::format::{Sealed, example};
-use crate::objects::{Opened, Way};
+use crate::objects::{Opened, Stored, Way};
 
 const SIZE: u64 = 2 * BLOCK_BYTES + 5;
 
@@ -64,6 +64,16 @@ fn what_is_whole_and_right_is_proven_for_all_who_open_it_later() {
     assert_eq!(rig.verify(), expected);
     assert!(rig.open().is_proven().unwrap());
     assert_eq!(rig.verify(), expected);
+}
+
+#[test]
+fn a_block_that_is_found_wrong_ends_it_although_no_time_of_the_data_moved() {
+    let rig = Rig::new(3);
+    assert!(rig.verify().is_proven);
+    let entry = rig.open();
+    let mut bytes = vec![0; entry.identity().block_len(1)];
+    assert_eq!(entry.read(1, 1, &mut bytes).unwrap(), Stored::Wrong, "that is not its record");
+    assert!(!rig.open().is_proven().unwrap());
 }
 
 #[test]

@@ -126,6 +126,7 @@ impl DiskObject {
     /// Writes the blocks from `first` on; false if there is no room for them.
     pub(super) fn write(&self, sealed: &Sealed, first: u32, blocks: &[&[u8]], way: Way) -> io::Result<bool> {
         let cache = &*self.cache;
+        let opening = self.opening.lock();
         let known = self.entry.lock().clone();
         let open = match known {
             Known::Entry(open) => open,
@@ -139,6 +140,7 @@ impl DiskObject {
                 open
             }
         };
+        drop(opening);
         let cost = |bytes: &&[u8]| (bytes.len() as u64).next_multiple_of(PAGE_BYTES);
         let Some(_room) = cache.take_room(blocks.iter().map(cost).sum())? else { return Ok(false) };
         let written = open.entry.write(first, blocks, way)?;

@@ -18,6 +18,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::task::JoinSet;
 
 use super::{DiskCache, DiskObject, Known, OpenEntry, Trouble};
+use crate::cache::block::BLOCK_BYTES;
 
 /// So many objects wait to be checked. Whoever opens one that found no room asks for it again.
 const MAX_WAITING: usize = 256;
@@ -30,6 +31,15 @@ const MAX_WAITS: u32 = 5;
 
 /// The time of file systems is that of the last tick, which may be so long ago.
 const TICK: Duration = Duration::from_millis(10);
+
+/// An open waits so long for the disk, which may not answer at all. Then it is read like one that is not known to be right.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Whether an object of `size` bytes is worth a check as a whole. One of a single block is read by one request, which costs less than opening another
+/// file for it.
+pub(crate) fn is_worth_a_check(size: u64) -> bool {
+    size > BLOCK_BYTES
+}
 
 /// A file of this machine with exactly the bytes of an object version. It stays while this lives.
 #[derive(Debug)]
@@ -86,7 +96,11 @@ impl DiskObject {
             return None;
         }
         let object = Arc::clone(self);
-        let found = self.cache.runtime.spawn_blocking(move || object.proven(&sealed)).await;
+        let found = self.cache.runtime.spawn_blocking(move || object.proven(&sealed));
+        let Ok(found) = tokio::time::timeout(PATIENCE, found).await else {
+            tracing::debug!(key = %self.key, "the cache on disk does not answer");
+            return None;
+        };
         found.unwrap_or_else(|error| {
             tracing::error!(key = %self.key, %error, "looking into the cache on disk ended abnormally");
             None
@@ -117,6 +131,7 @@ impl DiskObject {
 impl Drop for DiskObject {
     fn drop(&mut self) {
         if *self.was_filled.get_mut()
+            && is_worth_a_check(self.size)
             && let Some(Some(sealed)) = self.sealed.get()
         {
             // Whoever checks it must be allowed to open it.

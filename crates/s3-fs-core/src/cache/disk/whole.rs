@@ -29,6 +29,12 @@ impl DiskObject {
         Ok(Some(runs(absent)))
     }
 
+    /// Whether any of `blocks`, of which there are few, is not on disk.
+    pub(crate) fn lacks(&self, etag: &ETag, blocks: Range<u32>) -> io::Result<bool> {
+        let open = self.sealed(Some(etag)).and_then(|sealed| self.find(sealed));
+        open.map_or(Ok(true), |open| Ok(open.entry.records(blocks.start, blocks.len() as u32)?.contains(&0)))
+    }
+
     /// How many bytes on disk are right, by their checksums. What is wrong is absent from now on.
     pub(crate) fn right_bytes(&self, etag: &ETag) -> io::Result<u64> {
         let open = self.sealed(Some(etag)).and_then(|sealed| self.find(sealed));

@@ -74,8 +74,8 @@ pub(in crate::read) fn parse(head: &[u8], size: u64) -> Result<Vec<ByteRange>, B
         }
     };
     let ranges = tensors.iter().map(range).collect::<Result<Vec<_>, _>>()?;
-    // What lies in the file fits into 64 bits, and so many times that does too.
-    if ranges.iter().map(ByteRange::len).sum::<u64>() > size - data {
+    let total = ranges.iter().try_fold(0_u64, |total, range| total.checked_add(range.len()));
+    if total.is_none_or(|total| total > size - data) {
         return Err(Broken::Overlap);
     }
     Ok(ranges.into_iter().filter(|range| !range.is_empty()).collect())
