@@ -12,7 +12,7 @@ use sluicefs_s3_client::{self as s3, Bucket, ByteRange, ETag, GetReply, GetReque
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use crate::cache::disk::{DiskCache, DiskCacheConfig, DiskCacheError, DiskObject, is_worth_a_check};
+use crate::cache::disk::{DiskCache, DiskCacheConfig, DiskCacheError, DiskObject};
 use crate::cache::{BLOCK_BYTES, bytes_of};
 use crate::read::VERIFIED_BYTES;
 
@@ -128,24 +128,6 @@ impl Warmer {
     pub async fn verify(&self, cold: &Cold) -> Result<u64, WarmError> {
         let (object, etag) = (Arc::clone(&cold.object), cold.etag.clone());
         Ok(blocking(move || object.right_bytes(&etag)).await?)
-    }
-
-    /// The same, but of an object that is whole, and was found right before, nothing is read. One that is found right now is known to be from then on, until
-    /// somebody writes to its file.
-    ///
-    /// # Errors
-    /// `Disk`.
-    pub async fn prove(&self, cold: &Cold) -> Result<u64, WarmError> {
-        let (object, etag) = (Arc::clone(&cold.object), cold.etag.clone());
-        if !cold.absent.is_empty() || !is_worth_a_check(cold.size) {
-            return Ok(cold.size - cold.absent_bytes());
-        }
-        if blocking(move || object.is_proven(&etag)).await? {
-            return Ok(cold.size);
-        }
-        // Also what cannot be known for good is checked.
-        cold.object.settled(&cold.etag).await?;
-        self.verify(cold).await
     }
 
     /// Removes an object from the cache; false if somebody has it open.

@@ -224,7 +224,7 @@ async fn check(objects: PathBuf, sealed: Sealed, _permit: OwnedSemaphorePermit) 
 }
 
 /// Waits until a check of `entry` can prove it; false if it cannot soon: somebody keeps writing to it, or the clock was set back behind its time.
-pub(super) async fn settled(entry: &Arc<Entry>) -> io::Result<bool> {
+async fn settled(entry: &Arc<Entry>) -> io::Result<bool> {
     for _ in 0..MAX_WAITS {
         let entry = Arc::clone(entry);
         let rest = blocking(move || entry.settles_in()).await?;

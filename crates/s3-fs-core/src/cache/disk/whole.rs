@@ -9,7 +9,6 @@ use sluicefs_cache_dir::objects::{Entry, Way, verify_blocks};
 use sluicefs_s3_client::{ByteRange, ETag};
 
 use super::DiskObject;
-use super::local::settled;
 use crate::cache::blocks_of;
 
 /// So many checksums of an index are read at a time.
@@ -39,21 +38,6 @@ impl DiskObject {
     pub(crate) fn right_bytes(&self, etag: &ETag) -> io::Result<u64> {
         let open = self.sealed(Some(etag)).and_then(|sealed| self.find(sealed));
         open.map_or(Ok(0), |open| Ok(verify_blocks(&open.entry)?.right_bytes))
-    }
-
-    /// Whether all of it is on disk and known to be right.
-    pub(crate) fn is_proven(&self, etag: &ETag) -> io::Result<bool> {
-        let open = self.sealed(Some(etag)).and_then(|sealed| self.find(sealed));
-        open.map_or(Ok(false), |open| open.entry.is_proven())
-    }
-
-    /// Waits until it can be found to be right for good; false if that is not soon.
-    pub(crate) async fn settled(&self, etag: &ETag) -> io::Result<bool> {
-        let open = self.sealed(Some(etag)).and_then(|sealed| self.find(sealed));
-        match open {
-            Some(open) => settled(&open.entry).await,
-            None => Ok(false),
-        }
     }
 
     /// Writes the blocks from `first` on now; false if there is no room for them.
