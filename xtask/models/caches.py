@@ -10,25 +10,14 @@ A number counts files out of all that were read; "-" says that the program did n
 """
 import argparse, os, random, shutil, signal, subprocess, sys, tempfile, threading, time
 
+from mounts import KEYS, Mount, drop_caches
+
 MIB = 1 << 20
 FILES = {f"small/{i:02d}": MIB for i in range(48)} | {"large": 96 * MIB}
 
 
-class Mount:
-    """A mount in the foreground, which is taken away at the end whatever happens."""
-
-    def __init__(self, template, url, args, cache):
-        self.home = tempfile.mkdtemp(prefix="caches-", dir=args.workdir)
-        self.path = self.home + "/mnt"
-        os.mkdir(self.path)
-        self.daemon = subprocess.Popen(template.format(mnt=self.path, cache=cache, bucket="bench", endpoint=url, bin=args.bin).split(),
-                                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-        end = time.monotonic() + 20
-        while not os.path.ismount(self.path):
-            if self.daemon.poll() is not None or time.monotonic() > end:
-                self.close()
-                raise RuntimeError("does not mount")
-            time.sleep(0.02)
+class Read(Mount):
+    """A mount whose files are read and compared."""
 
     def read(self, data):
         """Reads all files past the kernel's caches; returns the numbers of right, wrong and refused ones."""
@@ -42,30 +31,6 @@ class Mount:
             except OSError:
                 count[2] += 1
         return count
-
-    def kill(self):
-        os.killpg(self.daemon.pid, signal.SIGKILL)
-        self.daemon.wait()
-        self.close()
-
-    def close(self):
-        for _ in range(40):
-            if subprocess.run(["umount", self.path], stderr=subprocess.DEVNULL).returncode == 0 or self.daemon.poll() is not None:
-                break
-            time.sleep(0.25)
-        subprocess.run(["umount", "-l", self.path], stderr=subprocess.DEVNULL)
-        try:
-            self.daemon.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.daemon.pid, signal.SIGKILL)
-            self.daemon.wait()
-        shutil.rmtree(self.home, ignore_errors=True)
-
-
-def drop_caches():
-    subprocess.run(["sync", "--file-system", tempfile.gettempdir()], check=True)
-    with open("/proc/sys/vm/drop_caches", "w") as f:
-        f.write("3")
 
 
 def cache_files(cache):
@@ -105,7 +70,7 @@ def swap(cache, chance):
 def damaged(damage, template, url, args, cache, data, chance):
     """Damages the cache between reads, in a living mount and before the next."""
     total, rounds = [0, 0, 0], max(1, args.damages // args.at_once)
-    mount = Mount(template, url, args, cache)
+    mount = Read(template, url, args, cache)
     try:
         mount.read(data)
         for n in range(rounds):
@@ -115,7 +80,7 @@ def damaged(damage, template, url, args, cache, data, chance):
                 if cache_files(cache):
                     damage(cache, chance)
             if n % 4 == 3:
-                mount = Mount(template, url, args, cache)
+                mount = Read(template, url, args, cache)
             total = [a + b for a, b in zip(total, mount.read(data))]
     finally:
         mount.close()
@@ -125,13 +90,13 @@ def damaged(damage, template, url, args, cache, data, chance):
 def killed(template, url, args, cache, data, chance):
     total = [0, 0, 0]
     for _ in range(args.kills):
-        mount = Mount(template, url, args, cache)
+        mount = Read(template, url, args, cache)
         reader = threading.Thread(target=mount.read, args=(data,))
         reader.start()
         time.sleep(chance.uniform(0.02, 0.6))
         mount.kill()
         reader.join()
-        mount = Mount(template, url, args, cache)
+        mount = Read(template, url, args, cache)
         try:
             total = [a + b for a, b in zip(total, mount.read(data))]
         finally:
@@ -140,9 +105,9 @@ def killed(template, url, args, cache, data, chance):
 
 
 def two(template, url, args, cache, data, _):
-    first = Mount(template, url, args, cache)
+    first = Read(template, url, args, cache)
     try:
-        second = Mount(template, url, args, cache)
+        second = Read(template, url, args, cache)
         try:
             counts = []
             readers = [threading.Thread(target=lambda m=mount: counts.append(m.read(data))) for mount in (first, second)]
@@ -164,7 +129,7 @@ def small_disk(template, url, args, cache, data, _):
         subprocess.run(["mount", "-o", "loop", image, cache], check=True)
         try:
             os.makedirs(cache + "/c", mode=0o700)
-            mount = Mount(template, url, args, cache + "/c")
+            mount = Read(template, url, args, cache + "/c")
             try:
                 return [a + b for a, b in zip(mount.read(data), mount.read(data))]
             finally:
@@ -190,8 +155,6 @@ def main():
     sys.path.insert(0, args.driver)
     import peers
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
-    os.environ.update(AWS_ACCESS_KEY_ID="sim", AWS_SECRET_ACCESS_KEY="simsecret", AWSACCESSKEYID="sim", AWSSECRETACCESSKEY="simsecret",
-                      AWS_REGION="us-east-1", AWS_EC2_METADATA_DISABLED="true")
     templates = {
         "sluicefs": f"{args.program} mount --foreground --endpoint-url {{endpoint}} --force-path-style --region us-east-1"
                     " --cache {cache} --max-cache-size 64 {bucket} {mnt}",
@@ -212,7 +175,8 @@ def main():
             os.makedirs(os.path.dirname(f"{home}/data/{name}"), exist_ok=True)
             with open(f"{home}/data/{name}", "wb") as f:
                 f.write(content)
-        subprocess.run([args.bin + "/s5cmd", "--endpoint-url", server.url, "cp", home + "/data/", "s3://bench/"], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([args.bin + "/s5cmd", "--endpoint-url", server.url, "cp", home + "/data/", "s3://bench/"], check=True, stdout=subprocess.DEVNULL,
+                       env={**os.environ, **KEYS})
         print("| program | " + " | ".join(cases) + " |\n|---" + "|---" * len(cases) + "|")
         for program in ["sluicefs", *args.peer]:
             cells = []

@@ -11,24 +11,17 @@ One JSON line per program, case and run, and a table of medians at the end. Each
   warm-up 10,000 files of 1 kB, and one object of 8 GiB, brought to the disk by "sluicefs warm" and by s5cmd
 The driver (peers.py) gives the other programs' command lines and the S3 emulator.
 """
-import argparse, json, os, shlex, shutil, signal, statistics, subprocess, sys, tempfile, time
+import argparse, json, os, shutil, signal, statistics, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
+
+from mounts import KEYS, Mount, drop_caches
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 LOAD = [sys.executable, os.path.join(HERE, "load.py")]
-KEYS = {"AWS_ACCESS_KEY_ID": "sim", "AWS_SECRET_ACCESS_KEY": "simsecret", "AWSACCESSKEYID": "sim", "AWSSECRETACCESSKEY": "simsecret",
-        "AWS_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
 # The emulator makes them up as it sends them.
 MANY, LARGE = "ls10k/", "huge/0"
 CASES = ["cold", "four", "warm", "warm-up"]
 DISK_CACHES = {"sluicefs", "rclone-full", "mountpoint-cache", "s3fs-cache", "geesefs-cache"}
-
-
-def drop_caches():
-    """Empties the kernel's caches; every program then begins with the same nothing."""
-    subprocess.run(["sync", "--file-system", tempfile.gettempdir()], check=True)
-    with open("/proc/sys/vm/drop_caches", "w") as f:
-        f.write("3")
 
 
 def load(directory, processes=1):
@@ -44,26 +37,12 @@ def load(directory, processes=1):
     return slowest if processes == 1 else time.monotonic() - began
 
 
-class Mount:
-    """One mount of one program. The cache directory is the caller's, and outlives it."""
+class Loaded(Mount):
+    """A mount that a model is loaded from."""
 
     def __init__(self, peers, template, server, args, cache):
         self.peers, self.server = peers, server
-        self.home = tempfile.mkdtemp(prefix="models-", dir=args.workdir)
-        self.path = self.home + "/mnt"
-        os.mkdir(self.path)
-        command = template.format(mnt=self.path, cache=cache, bucket="bench", endpoint=server.url, bin=args.bin)
-        self.log = open(self.home + "/log", "w+")
-        self.daemon = subprocess.Popen(shlex.split(command), env={**os.environ, **KEYS},
-                                       stdout=self.log, stderr=self.log, start_new_session=True)
-        end = time.monotonic() + 20
-        while not os.path.ismount(self.path):
-            if self.daemon.poll() is not None or time.monotonic() > end:
-                self.log.seek(0)
-                said = self.log.read()[-300:]
-                self.close()
-                raise RuntimeError(f"{command} does not mount: {said}")
-            time.sleep(0.02)
+        super().__init__(template, server.url, args, cache)
 
     def load(self, processes=1):
         """Loads the model once, and says what it cost."""
@@ -74,31 +53,11 @@ class Mount:
         return {"secs": round(secs, 3), "cpu_s": round(self.peers.cpu(self.daemon.pid) - before, 2),
                 "rss_mb": self.peers.peak_rss(self.daemon.pid), "bytes_out": stats["bytes_out"], "requests": stats["total"]}
 
-    def kill(self):
-        """Kills the program, as a crash would."""
-        os.killpg(self.daemon.pid, signal.SIGKILL)
-        self.close()
-
-    def close(self):
-        # The mount of a killed program is one too, though the system does not show it as one.
-        for _ in range(40):
-            if subprocess.run(["umount", self.path], stderr=subprocess.DEVNULL).returncode == 0 or self.daemon.poll() is not None:
-                break
-            time.sleep(0.25)
-        subprocess.run(["umount", "-l", self.path], stderr=subprocess.DEVNULL)
-        try:
-            self.daemon.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.daemon.pid, signal.SIGKILL)
-            self.daemon.wait()
-        self.log.close()
-        shutil.rmtree(self.home, ignore_errors=True)
-
 
 def on_mount(peers, template, server, args, cache, processes=1):
     """One load on a mount of its own, nothing in the kernel's caches."""
     drop_caches()
-    mount = Mount(peers, template, server, args, cache)
+    mount = Loaded(peers, template, server, args, cache)
     try:
         return mount.load(processes)
     finally:
@@ -111,14 +70,14 @@ def cached(peers, template, server, args):
     try:
         yield "fill", on_mount(peers, template, server, args, cache)
         drop_caches()
-        mount = Mount(peers, template, server, args, cache)
+        mount = Loaded(peers, template, server, args, cache)
         try:
             yield "warm", mount.load()
             yield "hot", mount.load()
         finally:
             mount.close()
         # The next mount finds the files of the cache in the kernel's memory.
-        mount = Mount(peers, template, server, args, cache)
+        mount = Loaded(peers, template, server, args, cache)
         try:
             yield "hot after remount", mount.load()
         finally:
@@ -126,7 +85,7 @@ def cached(peers, template, server, args):
         yield "killed", on_mount(peers, template, server, args, cache)
         shutil.rmtree(cache), os.mkdir(cache)
         drop_caches()
-        mount = Mount(peers, template, server, args, cache)
+        mount = Loaded(peers, template, server, args, cache)
         try:
             mount.load()
         finally:

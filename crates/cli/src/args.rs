@@ -129,6 +129,17 @@ pub(crate) struct UnmountArgs {
     pub(crate) lazy: bool,
 }
 
+/// How a mount is found that is asked something.
+#[derive(Debug, Args)]
+pub(crate) struct AskArgs {
+    /// The state directory of the mount. [default: /var/lib/sluicefs for root, else $XDG_STATE_HOME/sluicefs or
+    /// ~/.local/state/sluicefs]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) state_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) logs: LogArgs,
+}
+
 /// Whose status.
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
@@ -142,12 +153,8 @@ pub(crate) struct StatusArgs {
     /// Print one JSON object per mount.
     #[arg(long)]
     pub(crate) json: bool,
-    /// The state directory of the mounts. [default: /var/lib/sluicefs for root, else $XDG_STATE_HOME/sluicefs or
-    /// ~/.local/state/sluicefs]
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub(crate) state_dir: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) logs: LogArgs,
+    pub(crate) ask: AskArgs,
 }
 
 /// What to refresh.
@@ -159,12 +166,8 @@ pub(crate) struct RefreshArgs {
     /// Print the outcome as a JSON object.
     #[arg(long)]
     pub(crate) json: bool,
-    /// The state directory of the mount. [default: /var/lib/sluicefs for root, else $XDG_STATE_HOME/sluicefs or
-    /// ~/.local/state/sluicefs]
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub(crate) state_dir: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) logs: LogArgs,
+    pub(crate) ask: AskArgs,
 }
 
 /// Which file.
@@ -176,12 +179,8 @@ pub(crate) struct ExplainArgs {
     /// Print one JSON object.
     #[arg(long)]
     pub(crate) json: bool,
-    /// The state directory of the mount. [default: /var/lib/sluicefs for root, else $XDG_STATE_HOME/sluicefs or
-    /// ~/.local/state/sluicefs]
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub(crate) state_dir: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) logs: LogArgs,
+    pub(crate) ask: AskArgs,
 }
 
 /// How to demonstrate.

@@ -19,9 +19,9 @@ use crate::{runtime, say, start_log};
 /// # Errors
 /// If the file is in no mount of this user's that answers.
 pub(crate) fn run(args: &ExplainArgs) -> Result<(), Failure> {
-    start_log(&args.logs, Audience::Narrated)?;
+    start_log(&args.ask.logs, Audience::Narrated)?;
     let file: PathBuf = absolute(&args.file)?.components().collect();
-    let choice = Choice::new(args.state_dir.as_deref())?;
+    let choice = Choice::new(args.ask.state_dir.as_deref())?;
     let mut answer = ask(&choice, &file)?;
     // A link in the mount stands for another file. The mount has just answered, so looking for that hangs nowhere.
     if answer["read"].is_null()

@@ -14,8 +14,8 @@ use crate::{note, runtime, say, start_log};
 /// # Errors
 /// If there is no such mount, or it does not answer.
 pub(crate) fn run(args: &RefreshArgs) -> Result<(), Failure> {
-    start_log(&args.logs, Audience::Narrated)?;
-    let choice = Choice::new(args.state_dir.as_deref())?;
+    start_log(&args.ask.logs, Audience::Narrated)?;
+    let choice = Choice::new(args.ask.state_dir.as_deref())?;
     let asked = ask_one(&choice, &args.dir, |_| json!({ "ask": REFRESH }), |_| {});
     let (found, answer) = runtime::new()?.block_on(asked)?;
     let at = found.mount.mount_point.display();

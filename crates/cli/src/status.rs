@@ -18,8 +18,8 @@ use crate::{note, runtime, say, start_log};
 /// # Errors
 /// If the state directory cannot be used, nothing is mounted at the directory that was named, or a mount is dead or does not answer.
 pub(crate) fn run(args: &StatusArgs) -> Result<(), Failure> {
-    start_log(&args.logs, Audience::Narrated)?;
-    let choice = Choice::new(args.state_dir.as_deref())?;
+    start_log(&args.ask.logs, Audience::Narrated)?;
+    let choice = Choice::new(args.ask.state_dir.as_deref())?;
     let wanted = args.dir.as_deref().map(Wanted::new).transpose()?;
     let mut mounts = match choice.open_existing()? {
         Some(directory) => runtime::new()?

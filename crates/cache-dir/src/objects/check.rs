@@ -3,12 +3,9 @@
 use std::io;
 use std::sync::Arc;
 
-use super::entry::{Entry, Stored};
+use super::entry::{Entry, RECORDS_AT_ONCE, Stored};
 use super::format::BLOCK_BYTES;
 use super::stamp::Stamp;
-
-/// So many records of an index are read at a time.
-const RECORDS_AT_ONCE: u32 = 8192;
 
 /// What a check found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

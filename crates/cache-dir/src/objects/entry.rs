@@ -26,7 +26,7 @@ const MODE: u32 = 0o600;
 const STAMP_AT: u64 = (HEAD_BYTES - STAMP_BYTES) as u64;
 
 /// So many records are read at a time.
-const RECORDS_AT_ONCE: u32 = 8192;
+pub(super) const RECORDS_AT_ONCE: u32 = 8192;
 
 /// How often an entry that vanishes while it is being opened is looked for again.
 const MAX_OPENS: usize = 3;
@@ -244,6 +244,8 @@ impl Entry {
     /// # Errors
     /// What the system refused; `StorageFull` among that.
     pub fn write(&self, first: u32, blocks: &[&[u8]], way: Way) -> io::Result<u64> {
+        let is_block = |(index, bytes): (u32, &&[u8])| bytes.len() == self.sealed.identity.block_len(index);
+        debug_assert!((first..).zip(blocks).all(is_block), "a block is kept whole");
         let records: Vec<u64> =
             (first..).zip(blocks).map(|(index, bytes)| self.sealed.record(index, bytes)).collect();
         if self.records(first, blocks.len() as u32)? == records {

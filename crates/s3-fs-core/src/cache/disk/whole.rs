@@ -4,11 +4,12 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 
 use sluicefs_cache_dir::objects::{Entry, Way, verify_blocks};
 use sluicefs_s3_client::{ByteRange, ETag};
 
-use super::DiskObject;
+use super::{DiskObject, OpenEntry};
 use crate::cache::blocks_of;
 
 /// So many checksums of an index are read at a time.
@@ -30,14 +31,18 @@ impl DiskObject {
 
     /// Whether any of `blocks`, of which there are few, is not on disk.
     pub(crate) fn lacks(&self, etag: &ETag, blocks: Range<u32>) -> io::Result<bool> {
-        let open = self.sealed(Some(etag)).and_then(|sealed| self.find(sealed));
+        let open = self.entry_of(etag);
         open.map_or(Ok(true), |open| Ok(open.entry.records(blocks.start, blocks.len() as u32)?.contains(&0)))
     }
 
     /// How many bytes on disk are right, by their checksums. What is wrong is absent from now on.
     pub(crate) fn right_bytes(&self, etag: &ETag) -> io::Result<u64> {
-        let open = self.sealed(Some(etag)).and_then(|sealed| self.find(sealed));
+        let open = self.entry_of(etag);
         open.map_or(Ok(0), |open| Ok(verify_blocks(&open.entry)?.right_bytes))
+    }
+
+    fn entry_of(&self, etag: &ETag) -> Option<Arc<OpenEntry>> {
+        self.find(self.sealed(Some(etag))?)
     }
 
     /// Writes the blocks from `first` on now; false if there is no room for them.
